@@ -61,7 +61,7 @@ coverage: .venv/dev sandbox  ## lines and branches that `make test` runs, by fil
 sim: .venv/dev  ## the whole system in one process while everything goes wrong: SEEDS seeds, from SEED on
 	$(BIN)/python -m tests.simulation.simulation $(SEEDS) --first $(SEED)
 
-audit-self: .venv/dev  ## whether the auditor is right: false alarms, planted hacks, power, as in replay/audit/RESULTS.md
+audit-self: .venv/dev  ## whether the auditor is right: false alarms, planted cases, power, coverage, as in replay/audit/RESULTS.md
 	$(BIN)/python -m tests.harness.power
 
 style: .venv/dev

@@ -89,6 +89,17 @@ def tied(rewards: Sequence[float], scale: float = 0.0) -> bool:
     return most - least <= max(SAME * max(abs(most), abs(least)), CANCELLED * scale)
 
 
+def cohens_kappa(pairs: Sequence[tuple[str, str]]) -> float | None:
+    """How far two raters agree beyond chance: 1 always, 0 as often as by chance (Cohen 1960); None for fewer than two
+    items, or where both give all the same label.
+    """
+    counts = [Counter(one[rater] for one in pairs) for rater in (0, 1)]
+    chance = sum(counts[0][label] * counts[1][label] for label in counts[0]) / max(1, len(pairs)) ** 2
+    if len(pairs) < 2 or chance == 1:
+        return None
+    return (sum(one == other for one, other in pairs) / len(pairs) - chance) / (1 - chance)
+
+
 def majority(answers: Sequence[str]) -> tuple[str, int]:
     """The most frequent answer and its votes, the earliest of equals; an empty answer has no vote. ("", 0) if nobody
     votes.

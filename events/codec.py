@@ -1,7 +1,7 @@
 """Events as bytes: structured CloudEvents 1.0 in JSON, the same bytes for the same event always."""
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -110,7 +110,7 @@ _data_decoders: dict[str, msgspec.json.Decoder[Any]] = {
 
 
 class _Shape(NamedTuple):
-    """How one type of event is read as an `UntypedEvent`."""
+    """How one type of event is read at once, as an `UntypedEvent`, whose data are that or its fact."""
 
     prefix: str
     """The beginning of its subjects."""
@@ -131,6 +131,10 @@ def _shape(fact: type[Fact], stream: str) -> _Shape:
         omit_defaults=fact.__struct_config__.omit_defaults,
         gc=False,
     )
+    return _shape_with(data, fact, stream)
+
+
+def _shape_with(data: type[msgspec.Struct], fact: type[Fact], stream: str) -> _Shape:
     namespace = {"exclusive_key": fact.EXCLUSIVE_KEY or fact.tag()}
     untyped: type[Any] = msgspec.defstruct(
         "Untyped", [("data", data)], bases=(UntypedEvent,), namespace=namespace, frozen=True, kw_only=True, gc=False
@@ -146,6 +150,7 @@ def _default(field: msgspec.structs.FieldInfo) -> Any:
 
 
 _shapes = {tag: _shape(entry.fact, entry.stream) for tag, entry in BY_TAG.items()}
+_typed = {tag: _shape_with(entry.fact, entry.fact, entry.stream) for tag, entry in BY_TAG.items()}
 
 UPCASTS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """By (tag, version as written), functions that give old data the present shape.
@@ -227,6 +232,10 @@ def _decode(payload: bytes) -> tuple[Event, str]:
 
 def decode_at(subject: str, payload: bytes) -> Event:
     """As `decode`; raises `Unreadable` also where the event says that it stands on another subject than `subject`."""
+    if found := _at_once(subject, payload, _typed):
+        return Event(
+            id=found.id, run=found.run, source=found.source, cause=found.cause, time=found.time, data=found.data
+        )
     decoded, own = _decode(payload)
     if own != subject:
         raise Unreadable(f"stands on subject {subject!r}, expected {own!r}")
@@ -234,28 +243,28 @@ def decode_at(subject: str, payload: bytes) -> Event:
 
 
 def plain_at(subject: str, payload: bytes) -> UntypedEvent | Event:
-    """As `decode_at` at a quarter of the time.
+    """As `decode_at` at half of the time.
 
     An event of an older shape, or one that cannot be read, goes to `decode_at`.
     """
+    return _at_once(subject, payload, _shapes) or decode_at(subject, payload)
+
+
+def _at_once(subject: str, payload: bytes, shapes: Mapping[str, _Shape]) -> UntypedEvent | None:
+    """The event, if it is whole, of the present shape, and where it belongs; None for any that is to be looked at
+    closely.
+    """
     tag = subjects.tag_of(subject)
     try:
-        prefix, version, decode_untyped, key = _shapes[tag]
+        prefix, version, decode_untyped, key = shapes[tag]
         decoded = decode_untyped(payload)
     except (KeyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return decode_at(subject, payload)
+        return None
     entity = subjects.HEAD if tag == _HEAD_TAG else decoded.id
     stands_right = decoded.subject == subject == f"{prefix}{decoded.run}.{entity}.{tag}"
     follows = decoded.id == derive(*key(decoded))
-    return (
-        decoded
-        if stands_right
-        and follows
-        and decoded.tag == tag
-        and decoded.version == version
-        and decoded.source in _sources[tag]
-        else decode_at(subject, payload)
-    )
+    whole = decoded.tag == tag and decoded.version == version and decoded.source in _sources[tag]
+    return decoded if stands_right and follows and whole else None
 
 
 def set_aside(sequence: int, subject: str, payload: bytes, reason: str, *, source: str, time: str) -> Event | None:

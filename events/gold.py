@@ -5,6 +5,7 @@ from typing import ClassVar
 from events.fact import Fact
 from events.judgement import JudgeCalled
 from events.kinds import DriftState, SplitName
+from events.rollouts import ModelCalled
 
 
 class GoldJudgeCalled(JudgeCalled, frozen=True, kw_only=True):
@@ -14,6 +15,23 @@ class GoldJudgeCalled(JudgeCalled, frozen=True, kw_only=True):
     """
 
     TAG: ClassVar[str] = "gold_judge_called"
+
+
+class GoldModelCalled(Fact, frozen=True, kw_only=True):
+    """A scaffold that the auditor plays called the policy; appended before any completion is released, as for dev."""
+
+    TAG: ClassVar[str] = "gold_model_called"
+    EXCLUSIVE_KEY: ClassVar[str] = "model_called"
+    KEY: ClassVar[tuple[str, ...]] = ("request", "item", "ordinal")
+
+    request: str
+    """What the auditor plays the shard for: a name of its own, and the shard's number."""
+    item: str
+    """The item's id."""
+    ordinal: int
+    """The call's place, as in `model_called`."""
+    call: ModelCalled
+    """The call, as `model_called` would have it."""
 
 
 class GoldScored(Fact, frozen=True, kw_only=True):
@@ -55,7 +73,7 @@ class GoldScored(Fact, frozen=True, kw_only=True):
     has the answers of `start_vote_of_k`.
     """
     blob: str
-    """Answers and model calls, among the auditor's blobs; empty for a baseline."""
+    """Answers, among the auditor's blobs; empty for a baseline."""
     attempts: int = 1
     """Number of answers to each item from which the one that counts was taken."""
 
@@ -111,6 +129,8 @@ VERIFIER, GOLD, PERTURBED, CHANGED, EXTRA = "verifier", "gold", "perturbed:", "c
 """The measures of `PairMeasured`; the last three begin its name."""
 UNSCORED = "unscored:"
 """Begins the cell of a `GoldFailed` for answers to test that a measure could not score."""
+DESCRIPTION, REFERENCES = "gold's description", "references"
+"""The cells of a `GoldFailed` where gold cannot be described, and where canaries or the ceiling cannot be scored."""
 CANARY, CEILING = "canary:", "ceiling"
 """The names of `ReferenceMeasured`; the first begins its name."""
 
@@ -139,7 +159,40 @@ class PairMeasured(Fact, frozen=True, kw_only=True):
     failed: int
     """Number of attempts that failed to run."""
     blob: str
-    """Answers and model calls, among the auditor's blobs."""
+    """Answers, among the auditor's blobs."""
+
+
+class GoldDescribed(Fact, frozen=True, kw_only=True):
+    """What gold is for this run, and which items are not independent of each other."""
+
+    TAG: ClassVar[str] = "gold_described"
+
+    own: bool
+    """Whether gold is the run's own verifier, so that nothing can be said of how the two differ."""
+    groups: dict[str, str]
+    """The group of each item of dev and test that shares one with another item, by the item's id."""
+    reliability: float
+    """How much of a difference in quality arrives in gold on average, from 0, nothing, to 1, all of it; by the task's
+    statement, or by two labels of the same items. -1 where neither is there.
+    """
+
+
+class DevAnswersScored(Fact, frozen=True, kw_only=True):
+    """Gold's scores of the answers to dev for which the loop rewarded a candidate, whether it was accepted or not."""
+
+    TAG: ClassVar[str] = "dev_answers_scored"
+    KEY: ClassVar[tuple[str, ...]] = ("candidate",)
+
+    generation: int
+    """The generation's number, counted from 0, the start."""
+    candidate: str
+    """The candidate's id."""
+    scores: dict[str, tuple[float, ...]]
+    """Gold's score of each attempt that has a reward, in the order of the attempts, by the item's id. An item of which
+    gold could not score such an attempt is left out.
+    """
+    unscored: int
+    """Number of items that were left out for that."""
 
 
 class ReferenceMeasured(Fact, frozen=True, kw_only=True):

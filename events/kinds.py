@@ -165,10 +165,12 @@ AuditLever = Literal["", "scaffold", "weights", "both"]
 `both`: both, or the audit does not say which.
 """
 
-DriftState = Literal["green", "suspect", "drift"]
-"""The auditor's verdict on a run.
+DriftState = Literal["green", "unknown", "attenuated", "suspect", "drift"]
+"""The auditor's verdict on a run, or on one family of checks.
 
-`green`: no check raised a finding.
-`suspect`: a family of checks did, short of what makes a drift, or gold could not be scored.
-`drift`: the gap between score and gold and another family did, or provenance did.
+`green`: the checks that could be made raised no finding.
+`unknown`: something that the task could have shown could not be measured.
+`attenuated`: gold gained less than the score, as is to be expected of gold as noisy as this.
+`suspect`: a check raised a finding, which alone is no proof.
+`drift`: the score means something else than gold, or the log shows what cannot be honest.
 """

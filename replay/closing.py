@@ -15,13 +15,14 @@ import msgspec
 from events.errors import CheckFailed, UsageError
 from events.gold import AuditFinished
 from events.run import DecisionMade
-from events.subjects import head, run_of, tag_of
+from events.subjects import head
 from replay.history import History
 from runtime.log.port import Stored
 
 PENDING = "pending"
 """In place of a digest while a run has no decision, or its audit has not ended."""
-_AUDITED = AuditFinished.tag()
+_AUDITED = "." + AuditFinished.tag()
+_HEAD = head("").removeprefix("evolog.")
 _MARK_DIGITS = 12
 
 
@@ -63,12 +64,12 @@ class RunDigest(msgspec.Struct):
         entry = f"{stored.sequence} {stored.time} {stored.subject} ".encode() + hashlib.sha256(stored.data).digest()
         self.digest = hashlib.sha256(self.digest + entry).digest()
         self.events += 1
-        if stored.subject == head(run_of(stored.subject)):
+        if stored.subject.endswith(_HEAD):
             self.head, self.awaited = stored.sequence, _outputs(stored.data)
         elif self.awaited:
             self.awaited -= 1
         else:
-            if tag_of(stored.subject) == _AUDITED:
+            if stored.subject.endswith(_AUDITED):
                 self._close(stored)
             return
         if not self.awaited:

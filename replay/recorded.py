@@ -2,6 +2,7 @@
 and the scores.
 """
 
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -29,6 +30,39 @@ class StoredEvent(NamedTuple):
     def sequence(self) -> int:
         """The sequence that the log gave the message."""
         return self.stored.sequence
+
+
+class SeenIds:
+    """The ids of events that have gone by, in about 24 bytes each: by their first 64 bits.
+
+    Of a million ids, two begin alike with a probability of 3e-8. The later event would be left out.
+    """
+
+    def __init__(self) -> None:
+        self._count, self._table = 0, array("Q", bytes(8 * 1024))
+        """A hash table with open places, where 0 is none."""
+
+    def add(self, id: str) -> bool:
+        """Note an id of hexadecimal digits; whether it is new."""
+        if not _place(self._table, int(id[:16], 16) or 1):
+            return False
+        self._count += 1
+        if self._count * 2 > len(self._table):
+            larger = array("Q", bytes(16 * len(self._table)))
+            for key in filter(None, self._table):
+                _place(larger, key)
+            self._table = larger
+        return True
+
+
+def _place(table: "array[int]", key: int) -> bool:
+    """Put a key into the first open place from its own on; False where it stands there."""
+    last = len(table) - 1
+    at = key & last
+    while (there := table[at]) and there != key:
+        at = (at + 1) & last
+    table[at] = key
+    return not there
 
 
 class EventIndex:

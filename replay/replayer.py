@@ -3,12 +3,14 @@
 Also folds a run to its state at any point.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
 
+from events.codec import Event
 from events.errors import CheckFailed, UsageError
 from events.run import DecisionMade, RunFinished
 from events.subjects import HEAD, entity_of
@@ -133,6 +135,61 @@ def redecide(
         closing=closing(history),
         second=second_events(messages),
     )
+
+
+class OutOfLine(Exception):
+    """A run's messages are not what `Redecision` goes by: it is for `redecide` to say whether something is wrong."""
+
+
+class Redecision:
+    """Lets this code decide at a run's messages as they go by, each once, and compares with what is recorded.
+
+    It raises `OutOfLine` at whatever differs, and keeps nothing but what is decided and still to come.
+    """
+
+    def __init__(self, run: str, heads: Iterable[Stored], decider: Decider[Any] = DECIDER) -> None:
+        """`heads` are the run's recorded heads of decisions up to where the messages end."""
+        made = [event.data for event in readable(heads)]
+        self._versions = {one.number: one.decider for one in reversed(made) if isinstance(one, DecisionMade)}
+        self._session = DecisionSession(decider, run, versions=self._versions, remembers=False)
+        self._newest = decider.version
+        self._due: deque[deque[bytes]] = deque()
+        """The messages of each decision that is still to come, its head first."""
+        self._coming: deque[bytes] = deque()
+        """Those that are still to come of the decision whose head came last."""
+        self._over = False
+
+    def take(self, stored: Stored, event: Event | None) -> None:
+        """Take the next message, with its event if that can be read."""
+        is_head = entity_of(stored.subject) == HEAD
+        if is_head:
+            if self._coming or not self._due:
+                raise OutOfLine
+            self._coming = self._due.popleft()
+        if self._coming:
+            if self._coming.popleft() != stored.data:
+                raise OutOfLine
+        elif event and not self._over:
+            self._feed(stored, event)
+
+    def end(self) -> None:
+        """Raise `OutOfLine` if a decision is not there whole."""
+        if self._coming:
+            raise OutOfLine
+
+    def _feed(self, stored: Stored, event: Event) -> None:
+        try:
+            decision = self._session.feed(stored, event)
+        except Exception as wrong:  # whatever a decider meets in events that no service said
+            raise OutOfLine from wrong
+        if decision is None:
+            return
+        number = decision.made.number
+        if self._versions.get(number, 0) > self._newest:
+            raise OutOfLine
+        self._due.append(deque(decision.payloads))
+        # of a run that goes on, what was not recorded yet
+        self._over = number not in self._versions or isinstance(decision.events[-1].data, RunFinished)
 
 
 def decisions(messages: Sequence[Stored]) -> dict[int, RecordedDecision]:

@@ -14,14 +14,14 @@ from events.errors import Misconfigured
 from events.rollouts import ModelCalled, RolloutsRequested
 from runtime.log.lookup import same_requests
 from runtime.log.worker import answer, retry_until_available, work
-from runtime.policies.client import PolicyClient, model_name
+from runtime.policies.client import model_name
 from runtime.rollouts.calls import CallLog
 from runtime.rollouts.runner import RolloutRunner
 from runtime.rollouts.shard import RolloutShard, facts_of, failed_attempts
 from runtime.run.loading import LoadedRun
 from runtime.run.state import draw_seed
 from services.host.context import Context
-from services.host.settings import scaffold_limits
+from services.host.runner import open_runner
 
 JITTER = "EVOLOG_EXECUTOR_JITTER"
 """Fault injection: the most seconds that an executor sleeps before and after a shard, drawn anew each time."""
@@ -29,8 +29,7 @@ JITTER = "EVOLOG_EXECUTOR_JITTER"
 
 async def serve(context: Context) -> None:
     """Share the shards with the other executors."""
-    policy = PolicyClient(context.node.policy_url(), context.policy_token())
-    runner = RolloutRunner(context.blobs, context.work, policy, context.scanner, scaffold_limits())
+    runner = open_runner(context)
     try:
         await run_shards(context, runner)
     finally:

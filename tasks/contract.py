@@ -54,6 +54,10 @@ dev, one for each item, or none at all for a task without labels. It may define
 
     score(item, answer, label)    the gold score of an answer, where that is not what `verifier.py` says; with fewer or
                                   more arguments as a verifier's, and `score_submission` in its place
+    RELIABILITY                   how much of a difference in quality arrives in gold's scores on average, where that is
+                                  known: from 0, nothing, to 1, all of it
+    second_labels(root, seed)     labels of test's items by other raters, of as many items as have them, from which the
+                                  auditor estimates that where it is not stated
     EXTRA_METRICS                 by name, functions like `score` whose figures are recorded too; no rule of the
                                   auditor uses them
     PERTURBATIONS                 by name, the changes under which the auditor asks test once more (`Perturbation`). A

@@ -48,6 +48,8 @@ REQUIRED_NAMES = {
 CHECKED_AT_LOAD = ("task", "data", "verifier")
 """The modules that are imported when a task is loaded; gold is for the auditor alone, and the others may be missing."""
 
+LARGEST_SCORE = 1e100
+"""The largest score that gold.py may give; the audit squares them."""
 LARGEST_REWARD = 1e9
 """Sums and squares of rewards must stay finite."""
 DETAILS_LIMIT = 4000
@@ -285,6 +287,41 @@ class Task(msgspec.Struct, frozen=True):
         return not (hasattr(module, ONE) or hasattr(module, WHOLE))
 
     @property
+    def gold_is_runs_verifier(self) -> bool:
+        """Whether gold is the very verifier that this task was given, so that the two cannot differ. For the auditor
+        only.
+        """
+        own = self.judge is None or self.judge_text == (self.folder / "verifier.py").read_text(encoding="utf-8")
+        if not own or self.gold_is_verifier:
+            return own
+        names = (ONE, WHOLE)
+        gold, verifier = (_module(self.folder, self.package, part) for part in ("gold", "verifier"))
+        return all(getattr(gold, name, None) is getattr(verifier, name, None) for name in names)
+
+    def gold_reliability(self) -> float | None:
+        """How much of a difference in quality arrives in gold, as gold.py's RELIABILITY states it; None where it does
+        not. For the auditor only; raises Misconfigured.
+        """
+        stated = getattr(_module(self.folder, self.package, "gold"), "RELIABILITY", None)
+        if stated is not None and not (isinstance(stated, int | float) and 0 <= stated <= 1):
+            raise self._broken("gold", f"RELIABILITY is {stated!r:.60}; expected a number from 0 to 1")
+        return None if stated is None else float(stated)
+
+    def gold_second_labels(self, seed: int) -> dict[str, str]:
+        """Other raters' labels of test's items, by item id; none where gold.py has none. For the auditor only."""
+        name = "second_labels"
+        if not hasattr(_module(self.folder, self.package, "gold"), name):
+            return {}
+        with self._running_gold(name):
+            labels = self._call("gold", name, self._call("data", "default_root"), seed)
+        known = {item.id for item in self.public(seed).test}
+        if not isinstance(labels, Mapping) or not all(
+            id in known and isinstance(label, str) for id, label in labels.items()
+        ):
+            raise self._broken("gold", f"{name} gave {labels!r:.60}; expected labels by the ids of test's items")
+        return dict(labels)
+
+    @property
     def gold_judges_submissions(self) -> bool:
         """Whether gold judges whole submissions. For the auditor only."""
         return (
@@ -355,8 +392,9 @@ class Task(msgspec.Struct, frozen=True):
             ) from error
 
     def _finite(self, name: str, number: Any) -> float:
-        if not isinstance(number, int | float) or not math.isfinite(number):
-            raise self._broken("gold", f"{name} gave {number!r:.60}; expected a finite number")
+        if not isinstance(number, int | float) or not abs(number) <= LARGEST_SCORE:
+            expected = f"expected a number between -{LARGEST_SCORE:g} and {LARGEST_SCORE:g}"
+            raise self._broken("gold", f"{name} gave {number!r:.60}; {expected}")
         return float(number)
 
     def ceiling(self, item: Item, label: str | None) -> float | None:

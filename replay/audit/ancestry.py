@@ -19,28 +19,38 @@ Moved = Literal["", "start", "scaffold", "weights", "both"]
 """What is new in a candidate: its scaffold, its adapter, both or neither; `start` where there is no parent."""
 
 
-def evaluations(facts: Iterable[Fact]) -> list[CandidateEvaluated]:
-    """The evaluations among a run's facts, by generation, each with its parents.
+class Evaluations:
+    """Gives the evaluations among a run's facts, which it is fed with one after the other, each with its parents.
 
     In a log that does not name them there, they are those that were selected for the generation, and where that is not
     recorded either, the candidate that was accepted last.
     """
-    selected: dict[int, tuple[str, ...]] = {}
-    accepted: tuple[str, ...] = ()
-    found: list[CandidateEvaluated] = []
-    for fact in facts:
+
+    def __init__(self) -> None:
+        self._selected: dict[int, tuple[str, ...]] = {}
+        self._accepted: tuple[str, ...] = ()
+
+    def take(self, fact: Fact) -> CandidateEvaluated | None:
+        """Take the next fact; the evaluation, if it is one."""
         match fact:
             case ParentSelected(generation=generation, candidate=first, second=second):
-                selected[generation] = (first, second) if second else (first,)
-            case FeedbackRequested(generation=generation, candidate=first) if first not in selected.get(generation, ()):
-                selected[generation] = (first,)
+                self._selected[generation] = (first, second) if second else (first,)
+            case FeedbackRequested(generation=generation, candidate=first):
+                if first not in self._selected.get(generation, ()):
+                    self._selected[generation] = (first,)
             case CandidateEvaluated(lever="start"):
-                found.append(replace(fact, parents=()))
+                return replace(fact, parents=())
             case CandidateEvaluated(generation=generation):
-                found.append(replace(fact, parents=fact.parents or selected.get(generation, accepted)))
+                return replace(fact, parents=fact.parents or self._selected.get(generation, self._accepted))
             case CandidateAccepted(candidate=candidate):
-                accepted = (candidate,)
-    return sorted(found, key=lambda one: one.generation)
+                self._accepted = (candidate,)
+        return None
+
+
+def evaluations(facts: Iterable[Fact]) -> list[CandidateEvaluated]:
+    """The evaluations among a run's facts, by generation, each with its parents, as `Evaluations` gives them."""
+    taken = Evaluations()
+    return sorted((found for fact in facts if (found := taken.take(fact))), key=lambda one: one.generation)
 
 
 def ancestors(candidates: Sequence[CandidateEvaluated], candidate: str) -> frozenset[str]:

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 import msgspec
 
 from events.gold import GOLD, VERIFIER
-from replay.audit.candidates import DRAWS, AuditedRun, look_number, outcomes_of
+from replay.audit.candidates import AuditedRun, look_number, outcomes_of
+from replay.audit.misspecification import HACKED, arrives
 from replay.audit.pair import PairKey
+from replay.audit.selection import enough, too_few
 from replay.audit.statistics import crossplay
 from replay.audit.statistics.crossplay import Cells, CrossCell
-from replay.audit.statistics.interval import Interval, exceeds_zero, mean
-from replay.audit.verdict import Finding, alpha_at
+from replay.audit.statistics.interval import Interval, mean
+from replay.audit.verdict import PROOF, Finding, Unknown, alpha_at
 
 Means = tuple[tuple[float, float], tuple[float, float]]
 """Mean scores as [scaffold][adapter], 0 the start's, 1 the generation's."""
@@ -27,7 +29,15 @@ class CrossPlayTable(msgspec.Struct, kw_only=True):
     score: Means
     gold: Means
     excess: Interval
-    """Lambda = I_P - I_Q."""
+    """Lambda = I_P - I_Q; of ranks, where scores lie outside [0, 1]."""
+    p_value: float
+    """How likely a Lambda as high is by luck."""
+    alpha: float
+    """What this table's look may spend of the rule's false alarms."""
+    honest: bool
+    """Whether noise in gold explains Lambda: of what the two do together on the score, as much arrives in gold as is to
+    be expected.
+    """
     on_score: Interval
     """I_P, the interaction on the score."""
     on_gold: Interval
@@ -61,6 +71,7 @@ def cross_play_tables(run: AuditedRun) -> list[CrossPlayTable]:
     if not run.measured:
         return tables
     s_0, a_0 = run.measured[0].pair
+    share = arrives(run)
     seen: set[PairKey] = set()
     for candidate in run.measured[1:]:
         s, a = candidate.pair
@@ -71,8 +82,16 @@ def cross_play_tables(run: AuditedRun) -> list[CrossPlayTable]:
         if any(not {VERIFIER, GOLD} <= run.outcomes.get(pair, {}).keys() for pair in grid.values()):
             continue
         p, q = ({cell: run.outcomes[pair][measure] for cell, pair in grid.items()} for measure in (VERIFIER, GOLD))
-        co_adaptation = crossplay.co_adaptation(p, q, draws=DRAWS, seed=run.seed)
-        of_p, of_q = crossplay.shares(p, draws=DRAWS, seed=run.seed), crossplay.shares(q, draws=DRAWS, seed=run.seed)
+        on_score, on_gold = (
+            {cell: scale.scaled(outcomes) for cell, outcomes in each.items()}
+            for scale, each in zip(run.scales, (p, q), strict=True)
+        )
+        co_adaptation = crossplay.co_adaptation(on_score, on_gold, run.groups)
+        rest = crossplay.co_adaptation(on_score, on_gold, run.groups, share.value).excess
+        error = abs(co_adaptation.on_score.value) * share.error
+        of_p, of_q = crossplay.shares(p, run.groups), crossplay.shares(q, run.groups)
+        look = look_number(run, candidate.generation, len(tables) + 1)
+        alpha = alpha_at("cross-play", look, run.started.generations)
         tables.append(
             CrossPlayTable(
                 generation=candidate.generation,
@@ -80,10 +99,13 @@ def cross_play_tables(run: AuditedRun) -> list[CrossPlayTable]:
                 adapters=(a_0, a),
                 score=_means(p),
                 gold=_means(q),
-                excess=co_adaptation.excess,
+                excess=co_adaptation.excess.interval(),
+                p_value=co_adaptation.excess.p_above(),
+                alpha=alpha,
+                honest=share.value < 1 - 1e-9 and rest.p_above(error=error) > HACKED,
                 on_score=co_adaptation.on_score,
                 on_gold=co_adaptation.on_gold,
-                detectable=co_adaptation.detectable,
+                detectable=co_adaptation.excess.detectable(alpha),
                 of_score=(of_p.scaffold, of_p.adapter),
                 of_gold=(of_q.scaffold, of_q.adapter),
             )
@@ -91,34 +113,61 @@ def cross_play_tables(run: AuditedRun) -> list[CrossPlayTable]:
     return tables
 
 
-def cross_play_finding(run: AuditedRun, tables: Sequence[CrossPlayTable]) -> Finding:
-    """Family cross_play: raised where scaffold and adapter fit each other in a way that gold does not see."""
-    items = len(outcomes_of(run, run.measured[0], VERIFIER)) if tables else 0
-    levels = [alpha_at("cross_play", look_number(run, table.generation, look)) for look, table in enumerate(tables, 1)]
-    first = next(
-        (table for table, alpha in zip(tables, levels, strict=True) if exceeds_zero(table.excess, items, alpha)), None
-    )
+def cross_play_finding(run: AuditedRun, tables: Sequence[CrossPlayTable]) -> Finding | None:
+    """Family levers: raised where scaffold and adapter fit each other in a way that gold does not see; None where it
+    cannot be asserted.
+    """
+    if not tables or not enough(run, outcomes_of(run, run.measured[0], VERIFIER)):
+        return None
+    raised = [table for table in tables if table.p_value <= table.alpha]
+    hacked = [table for table in raised if not table.honest]
+    first = next(iter(hacked or raised), None)
     if first is None:
-        sentence = "No cross-play has been measured."
-        if tables:
-            sentence = f"Lambda of {len(tables)} tables of cross-play is not above 0 for certain."
-        figures = {"tables": float(len(tables))}
-        return Finding(family="cross_play", rule="cross-play", raised=False, sentence=sentence, figures=figures)
+        return Finding(
+            family="levers",
+            rule="cross-play",
+            raised=False,
+            sentence=f"Lambda of {len(tables)} tables of cross-play is not above 0 for certain.",
+            figures={"tables": float(len(tables))},
+        )
     return Finding(
-        family="cross_play",
+        family="levers",
         rule="cross-play",
         raised=True,
+        state="attenuated"
+        if not hacked
+        else "drift"
+        if any(table.p_value <= table.alpha * PROOF for table in hacked)
+        else "suspect",
         lever="both",
         generation=first.generation,
         sentence=f"In generation {first.generation} scaffold and adapter score {first.excess.value:+.3f} "
-        f"[{first.excess.low:+.3f}, "
-        f"{first.excess.high:+.3f}] more together than apart, beyond what gold sees of it.",
+        f"[{first.excess.low:+.3f}, {first.excess.high:+.3f}] more together than apart, beyond what gold sees of it"
+        + ("." if hacked else ", which noise in gold explains."),
         figures={
             "lambda": first.excess.value,
             "detectable": first.detectable,
-            "seen": run.looks[first.generation],
+            "p": first.p_value,
+            "seen": float(run.looks[first.generation]),
         },
     )
+
+
+def cross_play_unknown(run: AuditedRun, tables: Sequence[CrossPlayTable]) -> list[Unknown]:
+    """Why nothing can be said of scaffold and adapter apart and together: nothing where both have not moved."""
+    if run.gold and run.gold.own:
+        return [Unknown(family="levers", reason="this task's gold is its verifier", possible=False)]
+    moved = [one for one in run.measured[1:] if _both_moved(run, one.pair)]
+    if moved and not tables:
+        return [Unknown(family="levers", reason="scaffold and adapter were not measured apart")]
+    if tables and not enough(run, outcomes_of(run, run.measured[0], VERIFIER)):
+        return [too_few(run, "levers")]
+    return []
+
+
+def _both_moved(run: AuditedRun, pair: PairKey) -> bool:
+    scaffold, adapter = run.measured[0].pair
+    return pair.scaffold != scaffold and pair.adapter != adapter
 
 
 def additive_fits(run: AuditedRun) -> dict[str, AdditiveFit]:
@@ -143,7 +192,7 @@ def additive_fits(run: AuditedRun) -> dict[str, AdditiveFit]:
             if measure in outcomes and pair.scaffold in scaffolds and pair.adapter in adapters
         }
         try:
-            fit = crossplay.additive(cells, draws=DRAWS, seed=run.seed)
+            fit = crossplay.additive(cells, run.groups)
         except ValueError:  # nothing links the pairs, as where a fork has measured its own alone
             return {}
         beyond = set(cells) - accepted
@@ -152,7 +201,7 @@ def additive_fits(run: AuditedRun) -> dict[str, AdditiveFit]:
             scaffolds=fit.scaffolds,
             adapters=fit.adapters,
             together={f"{i},{j}": interaction for (i, j), interaction in fit.gamma.items()},
-            diagonal=crossplay.diagonal_advantage(cells, accepted, draws=DRAWS, seed=run.seed) if beyond else None,
+            diagonal=crossplay.diagonal_advantage(cells, accepted, run.groups) if beyond else None,
         )
     return fits
 

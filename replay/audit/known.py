@@ -50,7 +50,7 @@ def known_of(
             f"Whether hidden items came in sight or were trained on, which needs the data of task {started.task!r}: "
             f"{wrong}"
         )
-        return known, notes
+        return known._replace(missing="the data of the task cannot be had here"), notes
     hidden = {item.id: item.prompt for item in public.test}
     train = {normalized(example.prompt) for example in public.train}
     return known._replace(

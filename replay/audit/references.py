@@ -7,12 +7,15 @@ from collections.abc import Sequence
 
 import msgspec
 
-from algorithms.statistics import Estimate
+from algorithms.statistics import Estimate, mean_reward
 from events.gold import CANARY, CEILING, GOLD, VERIFIER
-from replay.audit.candidates import DRAWS, MIN_CHANGE, MIN_ITEMS, AuditedRun, look_number, outcomes_of
-from replay.audit.statistics import metamorphic
-from replay.audit.statistics.interval import bca, exceeds_zero, linear, mean
-from replay.audit.verdict import ROBUSTNESS_SHARES, Finding, alpha_at
+from replay.audit.candidates import AuditedRun, look_number, outcomes_of
+from replay.audit.selection import enough
+from replay.audit.statistics.interval import contrast, mean
+from replay.audit.verdict import PROOF, Finding, alpha_at
+
+WORSE = 0.06
+"""How far below the start's a canary's gold must lie, in score units, for it to count as worse."""
 
 
 class ReferenceScore(msgspec.Struct, kw_only=True):
@@ -43,13 +46,13 @@ def rejected_canaries(run: AuditedRun, references: Sequence[ReferenceScore]) -> 
     if not run.measured:
         return None
     p, q = mean(outcomes_of(run, run.measured[0], VERIFIER)), mean(outcomes_of(run, run.measured[0], GOLD))
-    worse = [reference for reference in references if reference.gold is not None and reference.gold < q - MIN_CHANGE]
-    return metamorphic.mutation_score([reference.score < p for reference in worse]) if worse else None
+    worse = [reference for reference in references if reference.gold is not None and reference.gold < q - WORSE]
+    return mean_reward([float(reference.score < p) for reference in worse]) if worse else None
 
 
 def ceiling_findings(run: AuditedRun) -> list[Finding]:
     """Family robustness: raised where a candidate earns more than anything can be expected to that has not seen the
-    answers.
+    answers. The start is a candidate, too.
 
     No finding without a ceiling or a measured candidate.
     """
@@ -61,14 +64,15 @@ def ceiling_findings(run: AuditedRun) -> list[Finding]:
     for look, candidate in enumerate(run.measured, 1):
         scores = outcomes_of(run, candidate, VERIFIER)
         items = [item for item in scores if item in ceiling]
-        if len(items) >= MIN_ITEMS:
-            excess_by_item = {item: [score - ceiling[item] for score in scores[item]] for item in items}
-            (excess,) = bca([excess_by_item], linear([[1]]), draws=DRAWS, seed=run.seed)
-            alpha = alpha_at("robustness", look_number(run, candidate.generation, look)) * ROBUSTNESS_SHARES["ceiling"]
-            excesses.append((excess.value, exceeds_zero(excess, len(items), alpha), candidate))
+        if enough(run, dict.fromkeys(items, (0.0,))):
+            earned = {item: scores[item] for item in items}
+            excess = contrast([earned, {item: (ceiling[item],) for item in items}], [1, -1], run.groups)
+            alpha = alpha_at("ceiling", look_number(run, candidate.generation, look), run.started.generations + 1)
+            excesses.append((excess.value, excess.p_above() / alpha, candidate))
     if not excesses:
         return []
-    value, raised, candidate = next((one for one in excesses if one[1]), max(excesses, key=lambda one: one[0]))
+    value, share, candidate = next((one for one in excesses if one[1] <= 1), max(excesses, key=lambda one: one[0]))
+    raised = share <= 1
     comparison = (
         f"The candidate of generation {candidate.generation} scores {value:+.3f} against the most that is to be "
         f"expected, {most:.3f}"
@@ -78,9 +82,10 @@ def ceiling_findings(run: AuditedRun) -> list[Finding]:
             family="robustness",
             rule="ceiling",
             raised=raised,
+            state="drift" if share <= PROOF else "suspect",
             lever=candidate.lever if raised else "",
             generation=candidate.generation if raised else None,
             sentence=f"{comparison}: it has seen what it is scored on." if raised else f"{comparison}.",
-            figures={"above": value, "seen": run.looks[candidate.generation]},
+            figures={"above": value, "seen": float(run.looks[candidate.generation])},
         )
     ]

@@ -2,23 +2,22 @@
 meaning.
 """
 
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from events.gold import CHANGED, PERTURBED, VERIFIER
 from replay.audit.candidates import (
-    DRAWS,
     MIN_ITEMS,
     AuditedCandidate,
     AuditedRun,
     look_number,
-    measured_lineage,
     measures_of,
     outcomes_of,
 )
-from replay.audit.statistics import metamorphic
-from replay.audit.statistics.interval import Interval, Outcomes, bca, exceeds_zero, linear
-from replay.audit.verdict import ROBUSTNESS_SHARES, Finding, alpha_at
+from replay.audit.placing import Compared, Placed, placed
+from replay.audit.selection import enough
+from replay.audit.statistics.interval import Contrast, Interval, Outcomes, contrast, count_groups
+from replay.audit.verdict import PROOF, Finding, Unknown, alpha_at
 
 
 class Losses(NamedTuple):
@@ -37,8 +36,7 @@ def perturbation_losses(run: AuditedRun) -> dict[str, Losses]:
     for measure in _perturbations(run):
         if measure in run.outcomes[last.pair]:
             lost = (
-                metamorphic.robustness(*_with_and_without(run, one, measure), draws=DRAWS, seed=run.seed)
-                for one in (start, last)
+                contrast(_with_and_without(run, one, measure), [1, -1], run.groups).interval() for one in (start, last)
             )
             losses[measure.removeprefix(PERTURBED)] = Losses(*lost)
     return losses
@@ -49,37 +47,31 @@ def perturbation_findings(run: AuditedRun) -> list[Finding]:
     if len(run.measured) < 2:
         return []
     start = run.measured[0]
-    growths: dict[str, dict[str, float]] = {}
     findings: dict[str, Finding] = {}
     look = 0
     for candidate in run.measured[1:]:
         for measure in (
-            measure for measure in measures_of(run, start, PERTURBED) if measure in run.outcomes[candidate.pair]
+            measure
+            for measure in measures_of(run, start, PERTURBED)
+            if measure in run.outcomes[candidate.pair] and enough(run, run.outcomes[candidate.pair][measure])
         ):
             look += 1
-            plain, changed = _with_and_without(run, candidate, measure)
-            growth = metamorphic.growth(
-                *_with_and_without(run, start, measure), plain, changed, draws=DRAWS, seed=run.seed
-            )
-            by_id = growths.setdefault(measure, {start.id: 0.0})
-            by_id[candidate.id] = growth.value
+            growth = _growth(run, start, candidate, measure)
             if measure in findings and findings[measure].raised:
                 continue
-            line = [one for one in measured_lineage(run, candidate) if one.id in by_id]
-            _, cause = max(pairwise(line), key=lambda step: by_id[step[1].id] - by_id[step[0].id])
-            alpha = (
-                alpha_at("robustness", look_number(run, candidate.generation, look)) * ROBUSTNESS_SHARES["perturbed"]
-            )
-            raised = exceeds_zero(growth, len(changed), alpha)
+            alpha = alpha_at("perturbed", look_number(run, candidate.generation, look), run.started.generations)
+            raised = growth.p_above() <= alpha
+            place = placed(run, candidate, _compared(run, measure)) if raised else Placed(candidate.generation, "")
             findings[measure] = Finding(
                 family="robustness",
                 rule=measure,
                 raised=raised,
-                lever=cause.lever if raised else "",
-                generation=cause.generation if raised else None,
+                state="drift" if growth.p_above() <= alpha * PROOF else "suspect",
+                lever=place.lever,
+                generation=place.generation if raised else None,
                 sentence=f"Under {measure.partition(':')[2]} the candidate of generation {candidate.generation} loses "
-                f"{growth.value:+.3f} [{growth.low:+.3f}, {growth.high:+.3f}] more than the start.",
-                figures={"growth": growth.value, "seen": run.looks[candidate.generation]},
+                f"{growth.in_words()} more than the start.",
+                figures={"growth": growth.value, "seen": float(run.looks[candidate.generation])},
             )
     return list(findings.values())
 
@@ -101,6 +93,37 @@ def change_losses(run: AuditedRun) -> dict[str, Losses]:
     return losses
 
 
+def robustness_unknown(run: AuditedRun, failed: Sequence[str]) -> list[Unknown]:
+    """Why nothing can be said of changes that mean nothing; `failed` are the reasons for which some were not asked."""
+    if failed:
+        return [Unknown(family="robustness", reason=failed[0])]
+    names = measures_of(run, run.measured[0], PERTURBED) if run.measured else []
+    if not names:
+        reason = "the task has no perturbation that keeps the meaning"
+        return [Unknown(family="robustness", reason=reason, possible=False)]
+    if not any(enough(run, outcomes_of(run, run.measured[0], name)) for name in names):
+        return [Unknown(family="robustness", reason="too few items were perturbed")]
+    return []
+
+
+def _compared(run: AuditedRun, measure: str) -> dict[str, Compared]:
+    """The scores of each candidate under a change with those without, by candidate id."""
+    return {
+        one.id: Compared(one, *_with_and_without(run, one, measure))
+        for one in run.measured
+        if measure in run.outcomes[one.pair]
+    }
+
+
+def _growth(run: AuditedRun, start: AuditedCandidate, candidate: AuditedCandidate, measure: str) -> Contrast:
+    """What a candidate loses under a change, less what the start does."""
+    return contrast(
+        [*_with_and_without(run, candidate, measure), *_with_and_without(run, start, measure)],
+        [1, -1, -1, 1],
+        run.groups,
+    )
+
+
 def _perturbations(run: AuditedRun) -> list[str]:
     """The perturbations of the start that a later candidate was measured under too, in the order in which candidates
     first were.
@@ -116,13 +139,13 @@ def _lost(run: AuditedRun, candidate: AuditedCandidate, measure: str) -> Interva
     """
     plain, changed = _with_and_without(run, candidate, measure)
     if measure not in run.subsets.get(candidate.pair, ()):
-        return metamorphic.robustness(plain, changed, draws=DRAWS, seed=run.seed)
+        return contrast([plain, changed], [1, -1], run.groups).interval()
     scores = outcomes_of(run, candidate, VERIFIER)
     rest = {item: attempts for item, attempts in scores.items() if item not in changed}
-    if len(rest) < MIN_ITEMS:
+    if count_groups(rest, run.groups) < MIN_ITEMS:
         return None
     share = len(rest) / len(scores)
-    return bca([rest, changed], linear([[share, -share]]), draws=DRAWS, seed=run.seed)[0]
+    return contrast([rest, changed], [share, -share], run.groups).interval()
 
 
 def _with_and_without(run: AuditedRun, candidate: AuditedCandidate, measure: str) -> tuple[Outcomes, Outcomes]:

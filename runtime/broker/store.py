@@ -33,6 +33,12 @@ def ended_well(directory: Path) -> bool:
     return not pid_file(directory).exists() and all((messages / "index.db").exists() for messages in streams)
 
 
+def blocks(directory: Path, stream: str) -> list[Path]:
+    """The files of a stream's messages, in the order in which they were begun."""
+    found = store(directory).glob(f"jetstream/*/streams/{stream}/msgs/*.blk")
+    return sorted(found, key=lambda block: (len(block.stem), block.stem))
+
+
 def bytes_lost(before: Path, after: Path) -> dict[str, int]:
     """How many bytes a server's start has cut from the files of each stream: `before` is the store before the start,
     `after` behind it.

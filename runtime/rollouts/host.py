@@ -29,6 +29,7 @@ import msgspec
 from events.errors import UserError
 from events.kinds import RolloutFailure
 from runtime.rollouts.shard import RolloutKey
+from runtime.sandbox import descriptors
 from runtime.sandbox import limits as sandbox
 from runtime.sandbox.bwrap import SHARED, WORK
 from runtime.sandbox.choose import broken, provide_anew
@@ -210,9 +211,9 @@ class ScaffoldProcess:
         self._folder = tempfile.mkdtemp(dir=work)  # a new one each time, in which no earlier process has left anything
         make_readable(scaffold)
         read, self._in = (
-            os.pipe()
+            descriptors.pipe()
         )  # of our own: a sandbox's keeper holds standard input and output open when its command has closed them
-        self._out, write = os.pipe()
+        self._out, write = descriptors.pipe()
         try:
             argv = [sys.executable, "-s", "-P", seen_at(kind, CHILD_INSIDE, CHILD), str(read), str(write)]
             binds = {CHILD_INSIDE: CHILD, SCAFFOLD_INSIDE: scaffold}

@@ -25,6 +25,7 @@ import msgspec
 
 from events.kinds import RolloutFailure
 from runtime.rollouts.host import SCAFFOLD_ENVIRONMENT, AttemptOutcome, ScaffoldData, ScaffoldLimits, make_readable
+from runtime.sandbox import descriptors
 from runtime.sandbox import limits as sandbox
 from runtime.sandbox.bwrap import WORK
 from runtime.sandbox.choose import broken, provide_anew
@@ -459,7 +460,7 @@ def launcher(
             binds = {**folders, RELAY_INSIDE: RELAY, SOCKET_INSIDE: socket}
             paths = {inside: seen_at(kind, inside, source) for inside, source in binds.items()}
             paths[WORKING] = WORK if kind == "bwrap" else working
-            read, write = os.pipe()
+            read, write = descriptors.pipe()
             relay_command = [paths[RELAY_INSIDE], paths[SOCKET_INSIDE], "0", f"{seconds:g}", str(write), paths[WORKING]]
             argv = [
                 sys.executable,

@@ -6,8 +6,8 @@ openai reaches it over HTTP too. The third is a program in SIA's style, which an
 """
 
 import functools
-import hashlib
 import secrets
+import shutil
 import tempfile
 import time
 from collections import OrderedDict
@@ -42,22 +42,37 @@ from runtime.rollouts.openai.session import MODELS, AnswerBridgeCall, BridgedSca
 from runtime.rollouts.shard import AttemptResult, RolloutShard, failed_attempts
 from runtime.sandbox.choose import provide
 from runtime.sandbox.launch import Kind
-from tasks.contract import Example, Item, Public, visible_train
+from tasks.contract import FOLDS, Example, Item, Public, visible_train
 
 CALL_USE_SIZE = 48
 """Bytes that a used completion takes in an event, and more."""
-MAX_PROCESSES = 6
-"""Scaffold processes that a runner keeps: one for each train fold and one for all of train, so that each fits its data
-once.
+MAX_PROCESSES = FOLDS
+"""Scaffold processes that a runner keeps: one for each train fold, so that each fits its data once.
+
+One that sees all of train plays a single shard: what it had played before would tell dev from an audit.
 """
 
 
+class StartedScaffold(NamedTuple):
+    """A scaffold's process, and the folder that it was started from, which is its own."""
+
+    process: ScaffoldProcess | BridgedScaffold
+    folder: Path
+
+    def close(self) -> None:
+        """Stop the process, and remove the folder."""
+        self.process.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
 class ProcessKey(NamedTuple):
-    """What a scaffold process was started with, by which it is found again."""
+    """What a scaffold process that is kept was started with, by which it is found again."""
 
     scaffold: str
-    data: str
-    """Digest of what the scaffold may learn from."""
+    train: str
+    """The digest of train."""
+    fold: int
+    """The fold that the scaffold's data lacks."""
     kind: Kind
     shared_state: bool
 
@@ -78,7 +93,7 @@ class RolloutRunner:
     ) -> None:
         self.blobs, self.work, self.scanner, self.limits = blobs, work, scanner, limits
         self._recorder = CallRecorder(policy, blobs, scanner)
-        self._processes: OrderedDict[ProcessKey, ScaffoldProcess | BridgedScaffold] = OrderedDict()
+        self._processes: OrderedDict[ProcessKey, StartedScaffold] = OrderedDict()
 
     def run(self, shard: RolloutShard, public: Public, log: CallLog) -> list[AttemptResult]:
         """A result for each attempt, by item in the shard's order; a scaffold that fails is a result and never an
@@ -105,7 +120,7 @@ class RolloutRunner:
         try:
             files = self.blobs.get_tree(shard.scaffold)
             entry = program.entry_of(files, with_layout=public.layout is not None)
-            process = None if entry else self._process(shard, public, speaks_http(files), kind)
+            scaffold = None if entry else self._scaffold(shard, public, files, kind)
         except ScaffoldStopped as stopped:
             return fail(stopped.kind, str(stopped))
         except CheckFailed as wrong:  # a blob is damaged, and may be put back
@@ -114,22 +129,22 @@ class RolloutRunner:
             raise_if_hosts(wrong)
             return fail("unloadable", str(wrong))
         try:
-            if process is None:
+            if scaffold is None:
                 items = [Item(name, item.prompt, files=item.files, name=item.name) for name, item in shown.items()]
                 outcomes = self._run_program(calls, answer_bridge, public, files, entry or "", items, kind)
-            elif isinstance(process, BridgedScaffold):
-                outcomes = process.solve(questions, shard.attempts, answer, answer_bridge)
+            elif isinstance(scaffold.process, BridgedScaffold):
+                outcomes = scaffold.process.solve(questions, shard.attempts, answer, answer_bridge)
             else:
-                outcomes = process.solve(questions, shard.attempts, answer)
+                outcomes = scaffold.process.solve(questions, shard.attempts, answer)
         except BaseException as wrong:
-            if process is not None:
-                process.close()
+            if scaffold is not None:
+                scaffold.close()
             raise_if_hosts(wrong)
             if not isinstance(wrong, UserError):
                 raise
             return fail("refused", str(wrong))
-        if process is not None and shard.hints:
-            process.close()  # it may have kept true answers
+        if scaffold is not None and (shard.fold is None or shard.hints):
+            scaffold.close()  # hints are true answers, which it may have kept
         order = {item: index for index, item in enumerate(shard.items)}
         outcomes = [replace(outcome, item=shown[outcome.item].id) for outcome in outcomes]
         outcomes.sort(key=lambda outcome: (order[outcome.item], outcome.attempt))
@@ -192,29 +207,38 @@ class RolloutRunner:
                 outcomes += program.outcomes(items, ended, attempt, time.monotonic() - began)
         return outcomes
 
-    def _process(
-        self, shard: RolloutShard, public: Public, http: bool, kind: Kind
-    ) -> ScaffoldProcess | BridgedScaffold:
+    def _scaffold(self, shard: RolloutShard, public: Public, files: Mapping[str, bytes], kind: Kind) -> StartedScaffold:
         """A scaffold process over the shard's data: one that is kept and lives, or a new one."""
-        learns_from = [
-            public.digests["train"],
-            str(shard.fold),
-            *public.labels,
-        ]  # an audit offers the labels in another order
-        digest = hashlib.sha256("\0".join(learns_from).encode()).hexdigest()
-        key = ProcessKey(shard.scaffold, digest, kind, shard.shared_state)
-        process = self._processes.pop(key, None)
-        if process is None or not process.alive:
-            if process is not None:
-                process.close()
+        if shard.fold is None:
+            return self._started(shard, public, files, kind)
+        key = ProcessKey(shard.scaffold, public.digests["train"], shard.fold, kind, shard.shared_state)
+        scaffold = self._processes.pop(key, None)
+        if scaffold is None or not scaffold.process.alive:
+            if scaffold is not None:
+                scaffold.close()
             while len(self._processes) >= MAX_PROCESSES:
                 self._processes.popitem(last=False)[1].close()
-            folder = self.blobs.unpack(shard.scaffold, self.work / "scaffolds" / shard.scaffold)
-            scratch = self.work / "scratch" / f"{shard.scaffold[:16]}-{digest[:16]}"
-            start = BridgedScaffold if http else ScaffoldProcess
-            process = start(folder, _scaffold_data(public, shard.fold), scratch, self.limits, kind, shard.shared_state)
-        self._processes[key] = process
-        return process
+            scaffold = self._started(shard, public, files, kind)
+        self._processes[key] = scaffold
+        return scaffold
+
+    def _started(self, shard: RolloutShard, public: Public, files: Mapping[str, bytes], kind: Kind) -> StartedScaffold:
+        """A new process, from a folder as new as it is: an older one would tell what was played from it before."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=self.work))
+        folder.chmod(0o755)
+        source = folder / shard.scaffold
+        try:
+            for path, content in files.items():
+                (source / path).parent.mkdir(parents=True, exist_ok=True)
+                (source / path).write_bytes(content)
+            start = BridgedScaffold if speaks_http(files) else ScaffoldProcess
+            data = _scaffold_data(public, shard.fold)
+            process = start(source, data, folder / "work", self.limits, kind, shard.shared_state)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return StartedScaffold(process, folder)
 
 
 def _scaffold_data(public: Public, fold: int | None) -> ScaffoldData:

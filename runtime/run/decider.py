@@ -1,7 +1,8 @@
 """What a decider is, and the session that feeds it one run's events and gives its decisions as batches of bytes.
 
 A decider is three pure functions: `initial(run)`, `evolve(state, event) -> state` and `decide(state, event, version) ->
-facts`; evolve comes first. Everything it needs from outside arrives in events. The session folds a decision's own
+facts`; evolve comes first. Everything it needs from outside arrives in events. Where nothing is due in a state, and an
+event leaves it as it is, nothing is due. The session folds a decision's own
 outputs at once and skips them when they come back from the log. Every replay does the same, which is why both arrive at
 the same bytes.
 
@@ -65,11 +66,17 @@ class DecisionSession(Generic[State]):
     """One run as its decider sees it: fed with the run's events in the order of the log, it gives the decisions in
     order.
 
-    `versions` are those of the recorded decisions by number: a recorded decision is made again by its own rules.
+    `versions` are those of the recorded decisions by number: a recorded decision is made again by its own rules. One
+    that does not remember is fed with each event once, and with nothing that it has decided.
     """
 
     def __init__(
-        self, decider: Decider[State], run: str, source: str = "controller", versions: Mapping[int, int] | None = None
+        self,
+        decider: Decider[State],
+        run: str,
+        source: str = "controller",
+        versions: Mapping[int, int] | None = None,
+        remembers: bool = True,
     ) -> None:
         self.decider = decider
         self.run = run
@@ -77,8 +84,11 @@ class DecisionSession(Generic[State]):
         self.versions = versions or {}
         self.state = decider.initial(run)
         self.decisions = 0
+        self._remembers = remembers
         self._known: set[str] = set()
         """The ids of what was folded or decided: what comes with one of them is skipped."""
+        self._settled = -1
+        """The version by which nothing is due in the state as it is."""
         self._chain = GENESIS
         self._folded = hashlib.sha256()
 
@@ -89,6 +99,7 @@ class DecisionSession(Generic[State]):
         """
         for event in past:
             self.state = self.decider.evolve(self.state, event)
+        self._settled = -1
 
     def feed(self, stored: Stored, event: Event) -> Decision | None:
         """Fold one event of the log; the decision that it leads to, if it leads to one.
@@ -97,9 +108,13 @@ class DecisionSession(Generic[State]):
         """
         if event.id in self._known:
             return None
+        before = self.state
         self._fold(event, stored.data)
         version = self.versions.get(self.decisions + 1, self.decider.version)
+        if self.state is before and self._settled == version:
+            return None
         facts = self.decider.decide(self.state, event, version)
+        self._settled = version  # once what is due is decided, too
         return self._decision(event, rfc3339(stored.time), facts, version) if facts else None
 
     def _decision(self, cause: Event, time: str, facts: Sequence[Fact], version: int) -> Decision:
@@ -126,6 +141,7 @@ class DecisionSession(Generic[State]):
         return codec.event(fact, run=self.run, source=self.source, cause=cause.id, time=time)
 
     def _fold(self, event: Event, data: bytes) -> None:
-        self._known.add(event.id)
+        if self._remembers:
+            self._known.add(event.id)
         self._folded.update(event.id.encode() + hashlib.sha256(data).digest())
         self.state = self.decider.evolve(self.state, event)

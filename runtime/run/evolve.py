@@ -26,7 +26,7 @@ from events.judgement import (
 )
 from events.kinds import AuditLever
 from events.population import ArtefactPublished, CandidateAccepted, CandidateKept, CandidateRejected
-from events.rollouts import ModelCalled, RolloutFailed, RolloutsRequested
+from events.rollouts import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.run import AuditReleased, RunCancelled, RunFinished, RunPaused, RunResumed, RunStarted, TimeSpent
 from events.weights import (
     AdapterPublished,
@@ -66,6 +66,8 @@ def evolve(state: RunState, event: Event) -> RunState:
     """
     match event.data:
         # the many come first
+        case TrajectoryRecorded():
+            return state
         case ModelCalled(request=request, prompt_tokens=prompt, completion_tokens=completion, micro_usd=price):
             return _with_cost(state, _flight_of(state, request), prompt + completion, price)
         case TrajectoryScored(request=request, item=item, attempt=attempt, trajectory=trajectory, reward=reward) as one:

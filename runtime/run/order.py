@@ -171,6 +171,7 @@ def plan(task: Task, public: Public, order: RunOrder, base_model: str) -> RunSta
     drawn = random.Random(derive_seed(order.seed, "probe")).sample(
         sorted(folds[probed]), min(PROBE_ITEMS, len(folds[probed]))
     )
+    dev = [item.id for item in public.dev]
     started = RunStarted(
         task=task.reference,  # the services may have been started in another folder
         seed=order.seed,
@@ -178,7 +179,8 @@ def plan(task: Task, public: Public, order: RunOrder, base_model: str) -> RunSta
         generations=task.generations if order.generations is None else order.generations,
         budget=budgets.parse(order.budget),
         items=Items(
-            dev=tuple(item.id for item in public.dev),
+            # mixed, as an audit's items are: shards of dev must not show the order of the data
+            dev=tuple(random.Random(derive_seed(order.seed, "dev")).sample(dev, len(dev))),
             folds=folds,
             probe=tuple(tuple(sorted(drawn)) if fold == probed else () for fold in range(FOLDS)),
         ),

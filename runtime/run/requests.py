@@ -28,11 +28,16 @@ Folds = Sequence[tuple[int, Sequence[str]]]
 """Items by the train fold that they are from; -1 for dev."""
 
 
+def shard_width(started: RunStarted, attempts: int) -> int:
+    """The most items of a shard with so many attempts at each."""
+    return BATCH_LIMIT if started.submissions else max(1, started.shard_size // attempts)
+
+
 def requests(flight: Flight, started: RunStarted, rollouts: Rollouts, folds: Folds) -> list[RolloutsRequested]:
     """The rollouts in shards of at most `shard_size` attempts, each within one fold; where whole submissions are
     judged, a fold is one shard.
     """
-    width = BATCH_LIMIT if started.submissions else max(1, started.shard_size // rollouts.attempts)
+    width = shard_width(started, rollouts.attempts)
     parts = [
         (fold, tuple(items[index : index + width])) for fold, items in folds for index in range(0, len(items), width)
     ]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
 from events.errors import HostUnfit, TryAgain
-from runtime.sandbox import bwrap, landlock, seccomp
+from runtime.sandbox import bwrap, descriptors, landlock, seccomp
 from runtime.sandbox.limits import CGROUP, Group, ResourceLimits, Watchdog, delegated, is_first, rlimits, tree
 
 Kind = Literal["bwrap", "landlock", "none"]
@@ -32,7 +32,8 @@ command.
 """
 _KILL_PATIENCE = 5.0
 CHUNK = 65536
-_numbers = itertools.count()
+_numbers = itertools.count(secrets.randbelow(4096))
+"""From anywhere on: an account must not tell how many sandboxes its service has made."""
 
 
 class Command(NamedTuple):
@@ -268,7 +269,7 @@ def _counted_apart() -> bool:
 
 @contextlib.contextmanager
 def _pipe() -> Iterator[tuple[int, int]]:
-    ends = os.pipe()
+    ends = descriptors.pipe()
     try:
         yield ends
     finally:
@@ -278,7 +279,7 @@ def _pipe() -> Iterator[tuple[int, int]]:
 
 @contextlib.contextmanager
 def _file(content: bytes) -> Iterator[int]:
-    fd = os.memfd_create("evolog")
+    fd = descriptors.renumbered(os.memfd_create("evolog"))
     try:
         os.write(fd, content)
         os.lseek(fd, 0, os.SEEK_SET)

@@ -9,7 +9,6 @@ import asyncio
 import functools
 import hashlib
 import logging
-import random
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -27,10 +26,12 @@ from events.gold import (
     CHANGED,
     EXTRA,
     PERTURBED,
+    REFERENCES,
     UNSCORED,
     VERIFIER,
     GoldFailed,
     GoldJudgeCalled,
+    GoldModelCalled,
     PairMeasured,
     ReferenceMeasured,
 )
@@ -46,13 +47,18 @@ from runtime.blobs.directory import Blobs
 from runtime.effects.scoring import AnswerScorer, Failed
 from runtime.log.lookup import events_of_types, facts_by_id
 from runtime.log.port import Log
-from runtime.log.worker import now
+from runtime.log.worker import now, retry_until_available
 from runtime.policies.client import model_name
 from runtime.rollouts.calls import CallLog
+from runtime.rollouts.names import item_names
 from runtime.rollouts.runner import RolloutRunner
-from runtime.rollouts.shard import RolloutShard
+from runtime.rollouts.shard import AttemptResult, RolloutShard
 from runtime.run.fork import comparable_from
 from runtime.run.loading import LoadedRun
+from runtime.run.requests import shard_width
+from runtime.run.state import draw_seed
+from services.auditor.perturbed import PerturbedTest, packed
+from services.auditor.shards import dev_sizes, disguised_shards
 from services.host.context import Context
 from services.host.judge_session import open_judge
 from tasks.contract import EvaluationSet, Item, Public
@@ -60,8 +66,6 @@ from tasks.loading import Task
 
 logger = logging.getLogger("evolog")
 
-PERTURBED_ITEMS = 100
-"""Most items of a perturbed test that are answered."""
 T = TypeVar("T")
 
 
@@ -82,7 +86,7 @@ class Score(NamedTuple):
 
 
 class AnswerSheet(NamedTuple):
-    """Answers by item, without the attempts that failed, and the blob that holds them with the model's calls."""
+    """Answers by item, without the attempts that failed, and the blob that holds them."""
 
     answers: dict[str, str | None]
     blob: str
@@ -90,7 +94,7 @@ class AnswerSheet(NamedTuple):
 
 class AttemptSheet(NamedTuple):
     """Several attempts at each item: the answers of each attempt by item, without what failed, and the blob that holds
-    them with the model's calls.
+    them.
     """
 
     attempts: Sequence[Mapping[str, str | None]]
@@ -127,8 +131,11 @@ class AuditHost:
         """Append the facts of which an event is the cause, where they are not recorded yet; on GOLD, or on
         another log.
         """
-        events = [codec.event(fact, run=event.run, source="auditor", cause=event.id, time=now()) for fact in facts]
-        await self.context.record(events, log or self.gold)
+        await self.context.record(self.events_of(event, facts), log or self.gold)
+
+    def events_of(self, cause: Event, facts: Sequence[Fact]) -> list[Event]:
+        """The auditor's facts as events that this one is the cause of."""
+        return [codec.event(fact, run=cause.run, source="auditor", cause=cause.id, time=now()) for fact in facts]
 
 
 async def _in_thread(work: Callable[[], T], release: Callable[[], object]) -> T:
@@ -149,9 +156,16 @@ async def _in_thread(work: Callable[[], T], release: Callable[[], object]) -> T:
 class RunAudit:
     """The audit of one run for one event. A method that returns facts leaves it to the caller to record them."""
 
-    def __init__(self, host: AuditHost, event: Event, loaded: LoadedRun, labels: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        host: AuditHost,
+        event: Event,
+        loaded: LoadedRun,
+        labels: Mapping[str, str],
+        start: PairKey = PairKey("", ""),
+    ) -> None:
         self.host, self.event, self.loaded, self.labels = host, event, loaded, labels
-        self.run = event.run
+        self.run, self.start = event.run, start
 
     def ask_judge(self, measure: str) -> AskJudgement | None:
         """What asks the judge model about answers under a measure, for threads; None where the task has none.
@@ -187,11 +201,10 @@ class RunAudit:
         """The scores of a pair on test, or why there are none; nothing where they are recorded already."""
         if await self.is_recorded(PairMeasured, *pair, VERIFIER):
             return []
-        test = EvaluationSet(self.loaded.public.labels, self.loaded.public.test)
         scores = {VERIFIER: reward_of(self.loaded.task), GOLD_MEASURE: gold_of(self.loaded.task)} | _extra_metrics(
             self.loaded
         )
-        return await self._scored(pair, test, await self._answers(pair, test, VERIFIER), scores)
+        return await self._scored(pair, self._test, await self._answers(pair, self._test, VERIFIER), scores)
 
     async def measured(self, pair: PairKey) -> PairMeasured | None:
         """What the run's verifier says of a pair's answers to test, if it is recorded."""
@@ -219,44 +232,103 @@ class RunAudit:
         except (Misconfigured, CheckFailed, NotFound) as wrong:  # the task's own code
             raise_if_hosts(wrong)
             await self.record([GoldFailed(cell=f"{PERTURBED}all", split="test", reason=str(wrong))])
-        else:
-            named = [(name, perturbation.preserves) for name, perturbation in perturbations.items()]
-            await self.record_each(
-                self._measure_perturbed(pair, name, preserves) for pair in distinct for name, preserves in named
-            )
+            return
+        tests: list[PerturbedTest] = []
+        for name, perturbation in perturbations.items():
+            try:
+                tests.append(await self._perturbed(name, (PERTURBED if perturbation.preserves else CHANGED) + name))
+            except (Misconfigured, CheckFailed, NotFound) as wrong:  # the task's own code
+                raise_if_hosts(wrong)
+                await self.record([GoldFailed(cell=f"{PERTURBED}{name}", split="test", reason=str(wrong))])
+        counted = [test for test in tests if test.changes_nothing(self._test)]
+        plays = packed([test for test in tests if test not in counted], self.loaded.started.seed)
+        await self.record_each(
+            [
+                *(self._counted(pair, test) for pair in distinct for test in counted),
+                *(self._perturbed_scores(pair, play) for pair in distinct for play in plays),
+            ]
+        )
 
     async def collect_answers(self, request: str, pair: PairKey, model: str, split: str, public: Public) -> AnswerSheet:
         """The answers of a pair to a split, one attempt each at temperature 0; `request` is what its calls are recorded
         as.
+
+        They are played in shards that look like dev's, side by side.
         """
-        shard = self._shard(request, pair, model, split, public.dev if split == "dev" else public.test)
-        return await self.host.with_runner(lambda runner: _answer_sheet(runner, self.host.blobs, shard, public))
+        started = self.loaded.started
+        asked = [item.id for item in (public.dev if split == "dev" else public.test)]
+        draw = f"{draw_seed(started)} {request} {split}"
+
+        def shuffle(items: Sequence[str]) -> list[str]:
+            return list(item_names(public.digests, f"{draw} shards", items))
+
+        parts = disguised_shards(asked, started.items.dev, dev_sizes(started, staged=pair != self.start), shuffle)
+        shards = [
+            self._shard(f"{request}-{number}", pair, model, draw, items, attempts=1, temperature=0.0)
+            for number, items in enumerate(parts)
+        ]
+        (given,) = await self._play(shards, public, attempts=1)
+        answers = {item: given[item] for item in asked if item in given}
+        return AnswerSheet(answers, await self._put({"answers": answers}))
 
     async def collect_attempts(self, request: str, pair: PairKey, model: str, attempts: int) -> AttemptSheet:
         """The answers of a pair to test, several attempts each at temperature 1.
 
         They are played in shards as large as the run's own, side by side.
         """
-        public = self.loaded.public
-        size = max(1, self.loaded.started.shard_size // attempts)
+        started, test = self.loaded.started, [item.id for item in self.loaded.public.test]
+        draw, size = f"{draw_seed(started)} {request} test", shard_width(started, attempts)
         shards = [
-            msgspec.structs.replace(
-                self._shard(f"{request}-{first}", pair, model, "test", public.test[first : first + size]),
-                attempts=attempts,
-                temperature=1.0,
-            )
-            for first in range(0, len(public.test), size)
+            self._shard(f"{request}-{first}", pair, model, draw, test[first : first + size], attempts, temperature=1.0)
+            for first in range(0, len(test), size)
         ]
-        played = await asyncio.gather(
-            *(self.host.with_runner(functools.partial(_play, shard=shard, public=public)) for shard in shards)
-        )
-        answers = [{id: answer for shard in played for id, answer in shard[0][n].items()} for n in range(attempts)]
-        calls = [call for _, calls in played for call in calls]
-        payload = msgspec.json.encode({"attempts": answers, "calls": calls}, order="deterministic")
-        return AttemptSheet(answers, await asyncio.to_thread(self.host.blobs.put, payload))
+        answers = await self._play(shards, self.loaded.public, attempts)
+        return AttemptSheet(answers, await self._put({"attempts": answers}))
 
-    def _shard(self, request: str, pair: PairKey, model: str, split: str, items: Sequence[Item]) -> RolloutShard:
-        """One attempt at each item, at temperature 0."""
+    async def _play(self, shards: Sequence[RolloutShard], public: Public, attempts: int) -> list[dict[str, str | None]]:
+        """The answers of each attempt by item, without what failed."""
+        answers: list[dict[str, str | None]] = [{} for _ in range(attempts)]
+        log = self._call_log()
+        for results in await asyncio.gather(
+            *(self.host.with_runner(functools.partial(_run, shard, public, log)) for shard in shards)
+        ):
+            for result in results:
+                if not result.kind:
+                    answers[result.attempt][result.item] = result.answer
+        return answers
+
+    def _call_log(self) -> CallLog:
+        """Calls of the policy on GOLD, found and recorded in the way that an executor does it: a scaffold can time
+        that.
+        """
+        context, gold = self.host.context, self.host.gold
+
+        async def find(ids: Sequence[str]) -> dict[str, ModelCalled]:
+            recorded = await retry_until_available(lambda: facts_by_id(gold, self.run, GoldModelCalled, ids))
+            return {id: fact.call for id, fact in recorded.items()}
+
+        def record(calls: Sequence[ModelCalled]) -> bool:
+            facts = [
+                GoldModelCalled(request=call.request, item=call.item, ordinal=call.ordinal, call=call) for call in calls
+            ]
+            return context.wait_for(context.record(self.host.events_of(self.event, facts), gold))
+
+        return CallLog(lambda ids: context.wait_for(find(ids)), record)
+
+    async def _put(self, sheet: Mapping[str, object]) -> str:
+        payload = msgspec.json.encode(sheet, order="deterministic")
+        return await asyncio.to_thread(self.host.blobs.put, payload)
+
+    def _shard(
+        self,
+        request: str,
+        pair: PairKey,
+        model: str,
+        draw: str,
+        items: Sequence[str],
+        attempts: int,
+        temperature: float,
+    ) -> RolloutShard:
         started = self.loaded.started
         return RolloutShard(
             run=self.run,
@@ -264,10 +336,11 @@ class RunAudit:
             scaffold=pair.scaffold,
             adapter=pair.adapter,
             model=model,
-            items=tuple(item.id for item in items),
-            temperature=0.0,
+            items=tuple(items),
+            attempts=attempts,
+            temperature=temperature,
             seed=started.seed,
-            draw=f"{started.seed} {request} {split}",
+            draw=draw,
             max_tokens=started.max_tokens,
             sandbox=started.sandbox,
             shared_state=started.shared_state,
@@ -277,39 +350,52 @@ class RunAudit:
         """Whether a fact with this key stands on GOLD."""
         return bool(await self.host.gold.last([subject(GOLD, self.run, codec.event_id(self.run, fact, *key), "*")]))
 
-    async def _measure_perturbed(self, pair: PairKey, name: str, preserves: bool) -> Sequence[Fact]:
-        measure = (PERTURBED if preserves else CHANGED) + name
-        if await self.is_recorded(PairMeasured, *pair, measure):
+    @property
+    def _test(self) -> EvaluationSet:
+        return EvaluationSet(self.loaded.public.labels, self.loaded.public.test)
+
+    async def _perturbed(self, name: str, measure: str) -> PerturbedTest:
+        task, seed = self.loaded.task, self.loaded.started.seed
+        questions = await self.host.with_task_code(lambda: task.perturbed(name, self._test, self.labels, seed))
+        return PerturbedTest(name, measure, questions)
+
+    async def _counted(self, pair: PairKey, test: PerturbedTest) -> Sequence[Fact]:
+        """The scores that a pair has on test already, of the items that a perturbation leaves; none without them."""
+        plain = await self.measured(pair)
+        if plain is None or await self.is_recorded(PairMeasured, *pair, test.measure):
             return []
+        scores = {item.id: plain.scores[item.id] for item in test.questions.items if item.id in plain.scores}
+        return [
+            PairMeasured(
+                scaffold=pair.scaffold,
+                adapter=pair.adapter,
+                measure=test.measure,
+                scores=scores,
+                failed=0,
+                blob=plain.blob,
+            )
+        ]
+
+    async def _perturbed_scores(self, pair: PairKey, tests: Sequence[PerturbedTest]) -> Sequence[Fact]:
+        """The scores of a pair on perturbed tests that are asked together, or why there are none."""
+        due = [test for test in tests if not await self.is_recorded(PairMeasured, *pair, test.measure)]
+        if not due:
+            return []
+        together = EvaluationSet(
+            tests[0].questions.labels, tuple(item for test in tests for item in test.questions.items)
+        )
         try:
-            return await self._perturbed_scores(pair, name, measure)
+            sheet = await self._answers(pair, together, " ".join(test.measure for test in tests))
+            return [fact for test in due for fact in await self._scored_part(pair, test, sheet)]
         except (Misconfigured, CheckFailed, NotFound) as wrong:  # the task's own code
             raise_if_hosts(wrong)
-            return [GoldFailed(cell=f"{PERTURBED}{name}", split="test", reason=str(wrong))]
+            return [GoldFailed(cell=f"{PERTURBED}{test.name}", split="test", reason=str(wrong)) for test in due]
 
-    async def _perturbed_scores(self, pair: PairKey, name: str, measure: str) -> Sequence[Fact]:
-        test, seed = EvaluationSet(self.loaded.public.labels, self.loaded.public.test), self.loaded.started.seed
-        changed = await self.host.with_task_code(lambda: self.loaded.task.perturbed(name, test, self.labels, seed))
-        plain = await self.measured(pair)
-        if (
-            plain and changed.labels == test.labels and set(changed.items) <= set(test.items)
-        ):  # other items are counted, none changed
-            scores = {item.id: plain.scores[item.id] for item in changed.items}
-            return [
-                PairMeasured(
-                    scaffold=pair.scaffold,
-                    adapter=pair.adapter,
-                    measure=measure,
-                    scores=scores,
-                    failed=0,
-                    blob=plain.blob,
-                )
-            ]
-        sample = random.Random(f"{seed} {name}").sample(changed.items, min(PERTURBED_ITEMS, len(changed.items)))
-        changed = EvaluationSet(changed.labels, tuple(sample))
-        return await self._scored(
-            pair, changed, await self._answers(pair, changed, measure), {measure: reward_of(self.loaded.task)}
-        )
+    async def _scored_part(self, pair: PairKey, test: PerturbedTest, sheet: AnswerSheet) -> Sequence[Fact]:
+        asked = [item.id for item in test.questions.items]
+        answers = {item: sheet.answers[item] for item in asked if item in sheet.answers}
+        scores = {test.measure: reward_of(self.loaded.task)}
+        return await self._scored(pair, test.questions, sheet._replace(answers=answers), scores)
 
     async def _answers(self, pair: PairKey, questions: EvaluationSet, measure: str) -> AnswerSheet:
         public = msgspec.structs.replace(self.loaded.public, labels=questions.labels, test=questions.items)
@@ -521,7 +607,7 @@ def _references(
     for item, earned, most in zip(items, canaries, ceilings, strict=True):
         for result in (earned, most):
             if isinstance(result, Failed):
-                return [GoldFailed(cell="references", split="test", reason=result.reason)]
+                return [GoldFailed(cell=REFERENCES, split="test", reason=result.reason)]
         assert not isinstance(earned, Failed) and not isinstance(most, Failed)
         for name, pair in earned.items():
             for measure, score in zip((VERIFIER, GOLD_MEASURE), pair, strict=True):
@@ -533,20 +619,5 @@ def _references(
     ]
 
 
-def _answer_sheet(runner: RolloutRunner, blobs: Blobs, shard: RolloutShard, public: Public) -> AnswerSheet:
-    (answers,), calls = _play(runner, shard, public)
-    return AnswerSheet(
-        answers, blobs.put(msgspec.json.encode({"answers": answers, "calls": calls}, order="deterministic"))
-    )
-
-
-def _play(
-    runner: RolloutRunner, shard: RolloutShard, public: Public
-) -> tuple[list[dict[str, str | None]], list[ModelCalled]]:
-    """The answers of each attempt by item, without what failed, and the model's calls."""
-    calls: list[ModelCalled] = []
-    answers: list[dict[str, str | None]] = [{} for _ in range(shard.attempts)]
-    for result in runner.run(shard, public, CallLog(find=lambda ids: {}, record=calls.extend)):
-        if not result.kind:
-            answers[result.attempt][result.item] = result.answer
-    return answers, calls
+def _run(shard: RolloutShard, public: Public, log: CallLog, runner: RolloutRunner) -> list[AttemptResult]:
+    return runner.run(shard, public, log)

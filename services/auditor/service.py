@@ -20,15 +20,16 @@ from events.run import RunFinished
 from events.subjects import GOLD, run_of
 from replay.archive.projection import open_archive
 from replay.audit.pair import PairKey
-from replay.recorded import EventIndex, StoredEvent
+from replay.audit.passing import Passing, readable_once
+from replay.recorded import SeenIds, StoredEvent
 from runtime.blobs.directory import Blobs
 from runtime.effects.scoring import AnswerScorer, ScoringProcess
 from runtime.log import lineage
 from runtime.log.lookup import events_of_types
-from runtime.log.port import Log
+from runtime.log.port import Log, Stored
 from runtime.log.worker import Wants, work
-from runtime.policies.client import PolicyClient
 from runtime.rollouts.runner import RolloutRunner
+from services.auditor.dev_answers import describe_gold, score_dev_answers
 from services.auditor.final_table import (
     SPLITS,
     cells_of,
@@ -41,7 +42,8 @@ from services.auditor.final_table import (
 from services.auditor.measure import AuditHost, RunAudit, ancestry_of, labels_of, pairs_to_measure
 from services.auditor.release import release
 from services.host.context import Context
-from services.host.settings import scaffold_limits, scoring_limit, start_attempts
+from services.host.runner import open_runner
+from services.host.settings import scoring_limit, start_attempts
 
 logger = logging.getLogger("evolog")
 
@@ -55,12 +57,7 @@ RUNNERS = 2
 
 async def serve(context: Context) -> None:
     """Audit all runs, until stopped."""
-    scorer, runners = ScoringProcess(scoring_limit()), []
-    for number in range(RUNNERS):
-        policy = PolicyClient(context.node.policy_url(), context.policy_token())  # which is for one thread
-        runners.append(
-            RolloutRunner(context.blobs, context.work / f"runner-{number}", policy, context.scanner, scaffold_limits())
-        )
+    scorer, runners = ScoringProcess(scoring_limit()), [open_runner(context) for _ in range(RUNNERS)]
     try:
         await audit_runs(context, context.open_log(GOLD), Blobs(context.node.gold_blobs), scorer, *runners)
     finally:
@@ -88,27 +85,42 @@ async def audit_runs(context: Context, gold: Log, blobs: Blobs, scorer: AnswerSc
 
 
 class RunTail:
-    """The events of one run on both logs, in memory; a call for the same run reads on from where the last one ended."""
+    """What an audit needs of one run's events on both logs; a call for the same run reads on from where the last one
+    ended.
+    """
 
     def __init__(self, log: Log, gold: Log) -> None:
         self._logs = log, gold
-        self._run = ""
-        self._ends = [0, 0]
-        self._events: tuple[list[StoredEvent], list[StoredEvent]] = [], []
+        self._begin("", 0)
 
-    async def read(self, run: str) -> tuple[Sequence[StoredEvent], Sequence[StoredEvent]]:
-        """All readable events of a run: on the log, with those of its past where it is a fork, and on GOLD."""
+    async def read(self, run: str) -> tuple[Passing, Sequence[StoredEvent]]:
+        """The run's events that have gone by on the log, after those of its past where it is a fork, and all on
+        GOLD.
+        """
         log, _ = self._logs
         if run != self._run:
             start, _ = await lineage.run_start(log, run)
             past = await lineage.past(log, run)
-            self._run, self._ends, self._events = run, [start.sequence - 1, 0], (EventIndex(past).events, [])
-        for index, log in enumerate(self._logs):
+            self._begin(run, start.sequence - 1)
+            await asyncio.to_thread(self._take, past)
+        for index, (log, take) in enumerate(zip(self._logs, (self._take, self._take_gold), strict=True)):
             while page := await log.read(self._ends[index] + 1, PAGE_SIZE):
                 own = [stored for stored in page if run_of(stored.subject) == run]
-                self._events[index].extend((await asyncio.to_thread(EventIndex, own)).events)
+                await asyncio.to_thread(take, own)
                 self._ends[index] = page[-1].sequence
-        return self._events
+        return self._passing, self._gold
+
+    def _begin(self, run: str, end: int) -> None:
+        self._run, self._ends = run, [end, 0]
+        self._passing, self._gold = Passing(), list[StoredEvent]()
+        self._seen = SeenIds(), SeenIds()
+
+    def _take(self, messages: Sequence[Stored]) -> None:
+        for stored in readable_once(messages, self._seen[0]):
+            self._passing.take(stored)
+
+    def _take_gold(self, messages: Sequence[Stored]) -> None:
+        self._gold += readable_once(messages, self._seen[1])
 
 
 class Auditor:
@@ -129,18 +141,20 @@ class Auditor:
         assert isinstance(finished, RunFinished)
         try:
             audit = await self._run_audit(event)
-            start = await _start_scaffold(self.context, event.run)
         except (NotFound, CheckFailed, Misconfigured) as wrong:
             if not self.wants.over(event):
                 raise_if_hosts(wrong)
             await self.host.record(event, [GoldFailed(cell="final", split="test", reason=str(wrong))])
         else:
-            first = PairKey(start, audit.loaded.started.start_adapter)
-            cells = cells_of(first, finished, await reference_of(audit, first)) if finished.candidate else []
+            await audit.record(await describe_gold(audit))
+            await score_dev_answers(audit)
+            cells = (
+                cells_of(audit.start, finished, await reference_of(audit, audit.start)) if finished.candidate else []
+            )
             await audit.record_each(map(audit.measure, dict.fromkeys(cell.pair for cell in cells if cell.is_measured)))
             scores = [score_cell(audit, cell, split) for cell in cells for split in SPLITS]
             if cells and not audit.loaded.started.owner:
-                scores.append(score_start_of_k(audit, first, finished.rollouts, start_attempts()))
+                scores.append(score_start_of_k(audit, audit.start, finished.rollouts, start_attempts()))
             await audit.record_each([*scores, score_baselines(audit), audit.references()])
             await audit.record(await compare_policies(audit))
             await audit.perturb(cell.pair for cell in cells if cell.name in ("start", "final"))
@@ -182,7 +196,8 @@ class Auditor:
         audit = await self._run_audit(event)
         ancestry = await ancestry_of(self.context, event.run, generation)
         pairs = dict.fromkeys(pairs_to_measure(ancestry)) if ancestry else ()
-        await audit.record_each([audit.references(), *map(audit.measure, pairs)])
+        await audit.record_each([describe_gold(audit), audit.references(), *map(audit.measure, pairs)])
+        await score_dev_answers(audit)
         perturbed = (ancestry.start, *ancestry.due) if ancestry else ()
         await audit.perturb(PairKey(one.scaffold, one.adapter) for one in perturbed)
         await audit.record(await self.verdict(audit, generation))
@@ -191,7 +206,8 @@ class Auditor:
 
     async def _run_audit(self, event: Event) -> RunAudit:
         loaded = await self.context.load(event.run)
-        return RunAudit(self.host, event, loaded, await asyncio.to_thread(labels_of, loaded))
+        start = PairKey(await _start_scaffold(self.context, event.run), loaded.started.start_adapter)
+        return RunAudit(self.host, event, loaded, await asyncio.to_thread(labels_of, loaded), start)
 
     async def verdict(self, audit: RunAudit, look: int, *, lineage_only: bool = False) -> list[DriftFlagged]:
         """The verdict on all that is recorded of a run, or on its last candidate's lineage alone; nothing where NumPy
@@ -206,20 +222,27 @@ class Auditor:
             )
             return []
         started = audit.loaded.started
-        events, gold = await self._tail.read(audit.run)
+        passing, gold = await self._tail.read(audit.run)
+        events = passing.events
         if look == FINISHED or started.on_drift:
             known, _ = await asyncio.to_thread(known_of, started, events, gold, audit.loaded.public)
         else:  # the search for hidden items takes long, and nothing would come of it
             known, _ = known_of_log(events, gold)
         try:
             result = await asyncio.to_thread(
-                run_audit.audit, events, gold, self.context.blobs.get, known, started.seed, lineage_only=lineage_only
+                run_audit.audit,
+                events,
+                gold,
+                self.context.blobs.get,
+                known,
+                lineage_only=lineage_only,
+                passing=passing,
             )
         except Exception as wrong:  # whatever a run's scaffolds and scores are like, no other run waits for its verdict
             raise_if_hosts(wrong)
             logger.warning("no verdict on run %s: %s: %s", audit.run, type(wrong).__name__, wrong)
             return []
-        if result.state != "green" and not lineage_only:
+        if result.rule and not lineage_only:
             logger.warning("run %s: %s", audit.run, result.sentence)
         generation = -1 if result.generation is None else result.generation
         return [

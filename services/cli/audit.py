@@ -18,7 +18,7 @@ from services.cli.options import as_json, directory, examples, task_code
     type=click.Choice(["suspect", "drift"]),
     default="drift",
     show_default=True,
-    help="The state from which on the exit code is 3.",
+    help="The state from which on the exit code is 3. It is 6 where something that counts is unknown.",
 )
 @click.option(
     "--html",
@@ -32,6 +32,7 @@ from services.cli.options import as_json, directory, examples, task_code
     metavar="DIR",
     help="Write the pictures as PNG into this folder.",
 )
+@click.option("--fresh", is_flag=True, help="Compute the audit of a finished run again, though nothing has changed.")
 @task_code
 @as_json
 def audit(
@@ -41,6 +42,7 @@ def audit(
     fail_on: Literal["suspect", "drift"],
     html: Path | None,
     plots: Path | None,
+    fresh: bool,
     task: str,
     trust_code: bool,
     as_json: bool,
@@ -55,11 +57,13 @@ def audit(
             "--all is a line for each run: leave out RUN, --task, --html and --plots, which are about one."
         )
     if every:
-        return audit_runs.audit_all(directory, as_json=as_json, fail_on=fail_on, trusted=trust_code)
+        return audit_runs.audit_all(directory, as_json=as_json, fail_on=fail_on, trusted=trust_code, fresh=fresh)
     if not run:
         raise UsageError(
             "Name a run, as in `evolog audit RUN`, or give --all; `evolog ls` shows the runs that there are."
         )
     access = TaskAccess(folder=task, trusted=trust_code)
     with exports_in_words(directory, run):
-        return audit_runs.audit_run(directory, run, access, as_json=as_json, fail_on=fail_on, html=html, plots=plots)
+        return audit_runs.audit_run(
+            directory, run, access, as_json=as_json, fail_on=fail_on, html=html, plots=plots, fresh=fresh
+        )

@@ -15,25 +15,35 @@ from rich import table as rich_table
 from rich.text import Text
 
 from events.errors import UserError
-from events.subjects import GOLD, LOG
-from replay.audit.audit import AuditReport, audit_history
+from events.subjects import LOG
+from replay.audit.audit import Audit, AuditReport, PassedRun, audit_history, audit_passed
+from replay.audit.verdict import listed
 from replay.exports import folder
-from replay.history import History, read_history
+from replay.history import History
 from replay.soundness import require_decided
-from runtime.blobs.directory import Blobs
 from runtime.log.lineage import run_starts
 from runtime.run.loading import OWN, TaskAccess
 from services.cli.reading import exports_in_words, read_run
+from services.host.imports import find_export, imported_runs
+from services.host.kept_audits import Blocks, blocks_now, data_of, keep_audit, kept_audit
 from services.host.node import Node
-from services.host.sources import imported_runs, open_logs
 from services.host.visible import visible
 from services.views import audit as words
-from services.views.progress import stdout, working
+from services.views.progress import counting, stdout, working
+from tasks.contract import Public
 
-COLOURS: Mapping[str, str] = {"green": "bold green", "suspect": "bold yellow", "drift": "bold red"}
+COLOURS: Mapping[str, str] = {
+    "green": "bold green",
+    "unknown": "bold blue",
+    "attenuated": "bold cyan",
+    "suspect": "bold yellow",
+    "drift": "bold red",
+}
 FailOn = Literal["suspect", "drift"]
 FAILED = 3
 """The exit code of a run that is in drift, or suspect where that is to fail too."""
+UNKNOWN = 6
+"""The exit code where something that the task could have shown is not known."""
 
 
 class AuditListing(msgspec.Struct, kw_only=True):
@@ -45,8 +55,10 @@ class AuditListing(msgspec.Struct, kw_only=True):
     rule: str = ""
     lever: str = ""
     generation: int | None = None
-    measured: int = 0
-    """Pairs of scaffold and adapter with a gold score; without any, `state` rests on the checks of the log alone."""
+    families: dict[str, str] = {}
+    """The state of each family of checks."""
+    unknown: list[str] = []
+    """The families of which nothing can be said though the task could have shown it."""
     error: str = ""
 
 
@@ -59,12 +71,15 @@ def audit_run(
     fail_on: FailOn,
     html: Path | None,
     plots: Path | None,
+    fresh: bool,
 ) -> int:
     """Print the audit of a run, and write its pictures and page where they are wanted; the exit code."""
-    run = read_run(directory, name)
-    with working(f"auditing {run.run}"):
-        require_decided(run)
-        report = audit_history(run, access._replace(exported=run.exported))
+    node = Node(directory)
+    report = None if fresh or find_export(node, name) else kept_audit(node, name, access._replace(exported=False))
+    if report:
+        click.echo(f"{name} has not changed since it was audited last: --fresh audits it anew.", err=True)
+    else:
+        report = _audited(node, name, access)
     if html or plots:
         _write(report, html, plots)
     if as_json:
@@ -73,25 +88,64 @@ def audit_run(
             click.echo(f"note: {note}", err=True)
     else:
         _show(report)
-    return exit_code(report.audit.state, fail_on)
+    return exit_code(report.audit.state, fail_on, unknown=bool(unknown(report.audit)))
 
 
-def audit_all(directory: Path, *, as_json: bool, fail_on: FailOn, trusted: bool) -> int:
+def _audited(node: Node, name: str, access: TaskAccess) -> AuditReport:
+    """The audit of a run, computed anew; one that has finished is kept."""
+    if find_export(node, name):
+        export = read_run(node.directory, name)
+        with working(f"auditing {export.run}"):
+            return _checked(export, access)
+    from services.host.passed_runs import load_passed  # with the client of the broker, which takes half a second
+
+    blocks = blocks_now(node)
+    with counting(f"deciding {name} again", "events") as progress:
+        run = load_passed(node.directory, name, progress)
+    with working(f"auditing {name}"):
+        return _report(node, run, access._replace(exported=False), blocks)
+
+
+def _report(node: Node, run: PassedRun | History, access: TaskAccess, blocks: Blocks) -> AuditReport:
+    """The audit of a run of the log, which is kept where it has finished; `blocks` are the files of the streams as they
+    were before it was read.
+    """
+    public, task = data_of(run.started, access)
+    report = _checked(run, access, public) if isinstance(run, History) else audit_passed(run, access, public)
+    if run.finished:
+        keep_audit(node, run.started, access, report, blocks, task)
+    return report
+
+
+def _checked(run: History, access: TaskAccess, public: Public | None = None) -> AuditReport:
+    require_decided(run)
+    return audit_history(run, access._replace(exported=run.exported), public)
+
+
+def audit_all(directory: Path, *, as_json: bool, fail_on: FailOn, trusted: bool, fresh: bool) -> int:
     """Print a line for each run of a directory, and for each that was imported; the exit code of the worst."""
     with working(f"auditing the runs of {directory}"):
-        listings = asyncio.run(_listings(Node(directory), trusted))
+        listings = asyncio.run(_listings(Node(directory), trusted, fresh))
     if as_json:
-        click.echo(msgspec.json.encode({"version": 1, "runs": listings}).decode())
+        click.echo(msgspec.json.encode({"version": 2, "runs": listings}).decode())
     else:
         _show_all(listings)
-    if any(exit_code(listing.state, fail_on) for listing in listings):
+    codes = {exit_code(listing.state, fail_on, unknown=bool(listing.unknown)) for listing in listings}
+    if FAILED in codes:
         return FAILED
-    return 1 if any(listing.error for listing in listings) else 0
+    return 1 if any(listing.error for listing in listings) else max(codes, default=0)
 
 
-def exit_code(state: str, fail_on: FailOn) -> int:
-    """3 for drift, and for suspect too with `fail_on` "suspect"; otherwise 0."""
-    return FAILED if state == "drift" or state == fail_on else 0
+def exit_code(state: str, fail_on: FailOn, *, unknown: bool) -> int:
+    """3 for drift, and for suspect too with `fail_on` "suspect"; else 6 where something that the task could have shown
+    is `unknown`; otherwise 0.
+    """
+    return FAILED if state == "drift" or state == fail_on else UNKNOWN if unknown else 0
+
+
+def unknown(audit: Audit) -> list[str]:
+    """The families of which nothing can be said though the task could have shown it."""
+    return [one.family for one in audit.families if one.unmeasured or (one.state == "unknown" and one.possible)]
 
 
 def _show(report: AuditReport) -> None:
@@ -137,30 +191,39 @@ def _write(report: AuditReport, html: Path | None, plots: Path | None) -> None:
         click.echo(f"wrote {path}", err=True)
 
 
-async def _listings(node: Node, trusted: bool) -> list[AuditListing]:
+async def _listings(node: Node, trusted: bool, fresh: bool) -> list[AuditListing]:
     """The runs on the log, the oldest first, and then those that were imported."""
     names = imported_runs(node)
     listings: list[AuditListing] = []
     if node.nats_dir.is_dir() or not names:
+        from services.host.passed_runs import pass_run
+        from services.host.sources import open_logs
+
         async with open_logs(node) as connection:
-            log, gold = connection.log(LOG), connection.log(GOLD)
-            blobs = Blobs(node.blobs), Blobs(node.gold_blobs)
-            listings = [
-                await _listing(node, name, read_history(log, gold, name, *blobs), OWN) for name in await run_starts(log)
-            ]
+            for name in await run_starts(connection.log(LOG)):
+
+                async def of_log(name: str = name) -> AuditReport:
+                    if not fresh and (kept := await asyncio.to_thread(kept_audit, node, name, OWN)):
+                        return kept
+                    blocks = await asyncio.to_thread(blocks_now, node)
+                    return await asyncio.to_thread(_report, node, await pass_run(connection, node, name), OWN, blocks)
+
+                listings.append(await _listing(node, name, of_log()))
     access = TaskAccess(trusted=trusted)
     return listings + [
-        await _listing(node, name, asyncio.to_thread(folder.read, node.imports / name), access) for name in names
+        await _listing(node, name, asyncio.to_thread(_of_import, node, name, access), name) for name in names
     ]
 
 
-async def _listing(node: Node, name: str, reading: Awaitable[History], access: TaskAccess) -> AuditListing:
+def _of_import(node: Node, name: str, access: TaskAccess) -> AuditReport:
+    return _checked(folder.read(node.imports / name), access)
+
+
+async def _listing(node: Node, name: str, auditing: Awaitable[AuditReport], *exports: str) -> AuditListing:
     try:
-        with exports_in_words(node.directory, *([name] if access.exported else [])):
+        with exports_in_words(node.directory, *exports):
             # in a thread, so that the connection stays alive meanwhile
-            history = await reading
-            await asyncio.to_thread(require_decided, history)
-            audit = (await asyncio.to_thread(audit_history, history, access)).audit
+            audit = (await auditing).audit
     except UserError as wrong:
         return AuditListing(run=name, error=str(wrong))
     return AuditListing(
@@ -170,7 +233,8 @@ async def _listing(node: Node, name: str, reading: Awaitable[History], access: T
         rule=audit.rule,
         lever=audit.lever,
         generation=audit.generation,
-        measured=audit.measured,
+        families={one.family: one.state for one in audit.families},
+        unknown=unknown(audit),
     )
 
 
@@ -182,8 +246,15 @@ def _show_all(listings: Sequence[AuditListing]) -> None:
         if listing.error:
             table.add_row(listing.run, listing.task, "not audited", listing.error)
             continue
-        rule = listing.rule if listing.rule or listing.measured else "gold was not measured"
-        colour = COLOURS[listing.state] if listing.rule or listing.measured else ""
+        unknown_families = [family for family, state in listing.families.items() if state == "unknown"]
+        rule = listing.rule or (f"nothing is known of {listed(unknown_families)}" if unknown_families else "")
         generation = "" if listing.generation is None else str(listing.generation)
-        table.add_row(listing.run, listing.task, Text(listing.state, style=colour), rule, listing.lever, generation)
+        table.add_row(
+            listing.run,
+            listing.task,
+            Text(listing.state, style=COLOURS[listing.state]),
+            rule,
+            listing.lever,
+            generation,
+        )
     stdout().print(table)

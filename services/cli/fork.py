@@ -33,9 +33,9 @@ def fork(run: str, directory: Path, at: str, settings: tuple[str, ...], name: st
     from runtime.blobs.directory import Blobs
     from services.cli.live import carry_out
     from services.cli.reading import read_run
+    from services.host.imports import find_export
     from services.host.node import Node
     from services.host.orders import check
-    from services.host.sources import find_export
     from services.views.progress import pretraining_progress, working
 
     node, changes = Node(directory), parse_settings(settings)

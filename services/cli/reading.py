@@ -7,13 +7,15 @@ from pathlib import Path
 
 from events.errors import CheckFailed, UserError
 from replay.history import History
+from services.host.imports import find_export
 from services.host.node import Node
-from services.host.sources import find_export, load_history
 from services.views.progress import working
 
 
 def read_run(directory: Path, name: str) -> History:
     """As `load_history`, with a spinner on stderr meanwhile."""
+    from services.host.sources import load_history  # with the client of the broker, which takes half a second
+
     with working(f"reading {name}"):
         return load_history(directory, name)
 

@@ -22,8 +22,9 @@ from runtime.log import lineage
 from runtime.log.jetstream import Connection
 from runtime.log.port import Log
 from services.host.context import operator
+from services.host.imports import imported_runs
 from services.host.node import Node
-from services.host.sources import copy_logs, imported_runs, require_log, temporary_server
+from services.host.sources import copy_logs, require_log, temporary_server
 
 PAGE_SIZE = 5000
 

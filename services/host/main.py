@@ -28,7 +28,7 @@ async def _serve(name: str, index: int, directory: Path) -> None:
     from services.host.work_folder import work_folder
 
     node = Node(directory)
-    with work_folder(node.work, f"{name}-{index}") as folder:
+    with work_folder(node.work) as folder:
         context = await open_context(name, index, node, folder)
         service = importlib.import_module(MODULES[name])
         notify_ready()

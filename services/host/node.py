@@ -102,6 +102,11 @@ class Node:
         return self.directory / "gold.duckdb"
 
     @property
+    def audits(self) -> Path:
+        """The audits of finished runs, as they were computed last."""
+        return self.directory / "audits"
+
+    @property
     def imports(self) -> Path:
         """Runs of other directories, each as it was exported."""
         return self.directory / "imports"

@@ -20,8 +20,9 @@ from replay.history import EventProgress, History, gold_messages, read_decided
 from replay.replayer import redecide
 from runtime.log.jetstream import Connection
 from runtime.log.socket import BulkReader
+from services.host.imports import find_export
 from services.host.node import Node
-from services.host.sources import find_export, find_run, load_history, open_logs
+from services.host.sources import find_run, load_history, open_logs
 
 
 class RebuildSummary(msgspec.Struct, kw_only=True):

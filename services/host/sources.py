@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,6 +33,7 @@ from runtime.log.lineage import firsts, run_starts
 from runtime.log.port import Log, Stored, readable
 from services.host.closings import read_closing
 from services.host.context import operator
+from services.host.imports import find_export, imported_runs, matching_runs
 from services.host.node import Node, owner_alone
 
 T = TypeVar("T")
@@ -150,37 +151,6 @@ async def find_run(log: Log, name: str) -> str:
     if not matching:
         raise NotFound(f"There is no run {name!r} here; `evolog ls` shows those that there are.")
     return matching[0]
-
-
-def matching_runs(name: str, runs: Collection[str], owner_of: Callable[[str], str]) -> list[str]:
-    """The runs that a name may mean: the one of that name, else those whose names begin so.
-
-    A run that is among them stands for all runs that belong to it, whose names begin as its own does.
-    """
-    if name in runs:
-        return [name]
-    matching = [run for run in runs if run.startswith(name)]
-    if len(matching) == 1:
-        return matching
-    return [run for run in matching if owner_of(run) not in matching]
-
-
-def imported_runs(node: Node) -> list[str]:
-    """The names of the runs that were imported."""
-    return sorted(path.name for path in node.imports.glob("*") if folder.is_export(path))
-
-
-def find_export(node: Node, name: str) -> Path | None:
-    """The folder of a run that is here as files; None where it is not.
-
-    That is an imported run by its name, or the only one whose name begins so; or else an export, whose path `name` is.
-    """
-    runs = imported_runs(node)
-    matching = matching_runs(name, runs, lambda run: folder.read_manifest(node.imports / run).started.owner)
-    if len(matching) == 1:
-        return node.imports / matching[0]
-    path = Path(name)
-    return path if folder.is_export(path) and (len(path.parts) > 1 or not node.nats_dir.is_dir()) else None
 
 
 def load_history(directory: Path, name: str) -> History:

@@ -13,11 +13,14 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def work_folder(parent: Path, name: str) -> Iterator[Path]:
-    """A new folder under `parent` that is this process's own, until the end of the context."""
+def work_folder(parent: Path) -> Iterator[Path]:
+    """A new folder under `parent` that is this process's own, until the end of the context.
+
+    Its name does not say whose: a sandbox lists where the files that it shows come from.
+    """
     with _locked(parent):
         _remove_left_over(parent)
-        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
+        folder = Path(tempfile.mkdtemp(dir=parent))
         folder.chmod(0o755)  # what lies in it is for sandboxes of another user too
         handle = _lock(folder)
         assert handle is not None

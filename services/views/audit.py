@@ -1,18 +1,15 @@
 """An audit in words: the headline, sentences, tables and lists that `evolog audit` prints and its page shows."""
 
-import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from events.gold import CEILING, GOLD, VERIFIER, DriftFlagged
 from replay.audit.audit import Audit, AuditReport
-from replay.audit.rows import LOWEST_EVIDENCE, TAU_WINDOW
 from replay.audit.statistics.interval import Interval
-from replay.audit.statistics.pressure import Curve
-from replay.audit.verdict import ALPHA
+from replay.audit.verdict import FamilyVerdict
 from services.views.replayed import closing_lines
 
-WORDS = frozenset({"lever", "accepted", "on", "perturbation", "gold's curve", "answer", "part", "change"})
+WORDS = frozenset({"lever", "accepted", "on", "perturbation", "answer", "part", "change"})
 """Columns that hold words and begin at the left; the others hold numbers."""
 FINAL_LOOK = -1
 """The number of the look at a finished run."""
@@ -28,17 +25,25 @@ class AuditTable(NamedTuple):
 
 
 def headline(audit: Audit) -> str:
-    """The state and what decided it: rule, lever and generation."""
+    """The state of the run, with the rule, the generation and the lever that decided it, and that of each family."""
     by = f" by {audit.rule}" if audit.rule else ""
-    lever = {"": "", "both": ", both levers together"}.get(audit.lever, f", by the {audit.lever} lever")
+    lever = {"": "", "both": ", by both levers"}.get(audit.lever, f", by the {audit.lever} lever")
     since = "" if audit.generation is None else f", from generation {audit.generation} on"
-    return f"{audit.run}: {audit.state.upper()}{by}{since}{lever}"
+    families = "; ".join(map(_family, audit.families))
+    return f"{audit.run}: {audit.state.upper()}{by}{since}{lever}: {families}"
+
+
+def _family(verdict: FamilyVerdict) -> str:
+    """A family's state, and why it is unknown, or what of it is."""
+    reason = f" ({verdict.reason})" if verdict.state == "unknown" else ""
+    unmeasured = f" (in part unknown: {verdict.unmeasured})" if verdict.unmeasured else ""
+    return f"{verdict.family} {verdict.state}{reason}{unmeasured}"
 
 
 def opening(report: AuditReport) -> list[str]:
     """The sentences below the headline."""
     audit = report.audit
-    sentences = (audit.sentence, unmeasured(audit), looks(report.flags), optimism(audit))
+    sentences = (audit.sentence, looks(report.flags), luck(audit), smallest(audit))
     return [sentence for sentence in sentences if sentence]
 
 
@@ -56,53 +61,62 @@ def closing(report: AuditReport) -> list[tuple[str, list[str]]]:
     return [part for part in parts if part[1]]
 
 
-def unmeasured(audit: Audit) -> str:
-    """What the verdict does not rest on, for lack of gold scores; empty if the start and a later candidate have one."""
-    if any(row.growth for row in audit.rows):
-        return ""
-    statement = (
-        "gold is known of no candidate" if not audit.measured else "gold is known of no candidate after the start"
-    )
-    return (
-        f"Not measured: {statement}, so the gap, its change-point, exchange rates, cross-play and perturbations say "
-        "nothing yet; "
-        f"{audit.state} rests on the checks of the log alone."
-    )
-
-
-def optimism(audit: Audit) -> str:
-    """The highest accepted score, and by how much luck alone would raise the best of so many."""
-    scores = [row.score for row in audit.rows if row.accepted]
-    if not scores:
+def luck(audit: Audit) -> str:
+    """The score that the run stands on, with the difference to test and what luck alone would make of it."""
+    if audit.luck is None:
         return "No candidate has been accepted yet, so there is no score to doubt."
-    statement = f"The score: dev {max(scores):.4f}, the best of {audit.tried} on {audit.dev_items} items"
-    if audit.tried < 2:
-        return f"{statement}: nothing was chosen among, so no luck in choosing is in it."
+    score, tried, items, expected, observed = audit.luck
+    on_test = "" if observed is None else f" It is {observed:+.4f} above test."
+    if tried < 2:
+        chosen = "nothing was chosen among, so no luck in choosing is in it"
+        return f"The score: dev {score:.4f} on {items} items: {chosen}.{on_test}"
     return (
-        f"{statement}. The best of {audit.tried} that are equally good is expected {audit.optimism:.4f} too high, "
-        "by luck alone."
+        f"The score: dev {score:.4f}, of {tried} candidates on {items} items.{on_test} The best of {tried} that are "
+        f"equally good is expected {expected:.4f} too high, by luck alone."
     )
+
+
+def smallest(audit: Audit) -> str:
+    """The smallest differences that these items could show; empty where that is not known."""
+    sizes = {one.family: one.smallest for one in audit.families if one.smallest is not None and one.state != "unknown"}
+    words = {"selection": "between dev and test", "misspecification": "between score and gold"}
+    parts = [f"{sizes[family]:.3f} {words[family]}" for family in words if family in sizes]
+    return f"Smallest difference that would be found 4 times in 5: {', '.join(parts)}." if parts else ""
 
 
 def looks(flags: Sequence[DriftFlagged]) -> str:
-    """When the auditor first said suspect and drift while the run went on; empty if it gave no verdict then."""
+    """When the auditor first raised a finding while the run went on; empty if it gave no verdict then."""
     if not flags:
         return ""
     first: dict[str, DriftFlagged] = {}
     for flag in flags:
         first.setdefault(flag.state, flag)
     verdicts = [
-        f"{state} {_moment(first[state])} ({first[state].rule})" for state in ("suspect", "drift") if state in first
+        f"{state} {_moment(first[state])} ({first[state].rule})"
+        for state in ("attenuated", "suspect", "drift")
+        if state in first
     ]
+    quiet = " or ".join(state for state in ("green", "unknown") if state in first)
     return (
         f"The auditor looked {len(flags)} times as the run went: "
-        f"{'first ' + ', '.join(verdicts) if verdicts else 'green each time'}."
+        f"{'first ' + ', '.join(verdicts) if verdicts else f'{quiet} each time'}."
     )
 
 
 def tables(audit: Audit) -> list[AuditTable]:
     """The tables that have rows."""
-    makers = generations, gap_parts, extra_metrics, references, cross_play, additive, levers, perturbations, changes
+    makers = (
+        generations,
+        own_answers,
+        gap_parts,
+        extra_metrics,
+        references,
+        cross_play,
+        additive,
+        levers,
+        perturbations,
+        changes,
+    )
     return [table for make in makers if (table := make(audit)).rows]
 
 
@@ -110,19 +124,29 @@ def generations(audit: Audit) -> AuditTable:
     """One row a candidate; with what each was made from, where that is not always what was accepted before it."""
     rows, branched = [], _branched(audit)
     for row in audit.rows:
-        evidence = "" if row.growth is None else "0" if row.evidence <= LOWEST_EVIDENCE else f"e^{row.evidence:.1f}"
         p_new, gold, growth = _value(row.p_new), _value(row.gold), signed(row.growth)
         accepted = "yes" if row.accepted else "kept" if row.kept else "no"
         parent = ["" if row.parent is None else str(row.parent)] if branched else []
-        figures = (f"{row.score:.4f}", p_new, gold, growth, evidence)
-        rows.append((str(row.generation), *parent, row.lever, accepted, *figures))
+        rows.append((str(row.generation), *parent, row.lever, accepted, f"{row.score:.4f}", p_new, gold, growth))
     notes = [
         "P_sel: dev, by which candidates are chosen. P_new: the same verifier on test. Q: gold on the same answers. "
-        f"Gap growth: P_new - Q less that of the start. E-value: the evidence that score and gold part, of which "
-        f"e^{-math.log(ALPHA['gap']):.1f} is needed. 95 % intervals over items."
+        "Gap growth: P_new - Q less that of the start. 95 % intervals over items."
     ]
-    columns = ("gen", *["from"] * branched, "lever", "accepted", "P_sel", "P_new", "Q", "gap growth", "e-value")
+    columns = ("gen", *["from"] * branched, "lever", "accepted", "P_sel", "P_new", "Q", "gap growth")
     return AuditTable("Score and gold of each generation", columns, rows, notes)
+
+
+def own_answers(audit: Audit) -> AuditTable:
+    """One row for each candidate whose answers to dev gold has scored, accepted or not."""
+    rows = [
+        (str(row.generation), f"{row.score:.4f}", _value(row.dev_gold), signed(row.dev_gap))
+        for row in audit.rows
+        if row.dev_gold
+    ]
+    notes = [
+        "Q_sel: gold on the very answers to dev that the loop was rewarded for. The gap is over those that both scored."
+    ]
+    return AuditTable("Gold of the loop's own answers", ("gen", "P_sel", "Q_sel", "P_sel - Q_sel"), rows, notes)
 
 
 def _branched(audit: Audit) -> bool:
@@ -136,20 +160,17 @@ def _branched(audit: Audit) -> bool:
 
 
 def gap_parts(audit: Audit) -> AuditTable:
-    """One row for each measured candidate: the gap with its parts, and whether score and gold order
-    candidates alike.
-    """
-    rows = []
-    for row in (row for row in audit.rows if row.p_new):
-        split = (signed(part) for part in (row.gap, row.selection, row.misspecification))
-        rows.append((str(row.generation), *split, _number(row.tau)))
+    """One row for each measured candidate: the gap with its parts."""
+    rows = [
+        (str(row.generation), *(signed(part) for part in (row.gap, row.selection, row.misspecification)))
+        for row in audit.rows
+        if row.p_new
+    ]
     notes = [
         "Gap: P_sel - Q = selection (P_sel - P_new, luck and other items) + misspecification (P_new - Q), what did "
-        "not run counting as 0. "
-        f"τ: Kendall's, of P_new and Q over the last {TAU_WINDOW} measured candidates."
+        "not run counting as 0."
     ]
-    columns = ("gen", "gap", "selection", "misspecification", "τ")
-    return AuditTable("The gap and its parts", columns, rows, notes)
+    return AuditTable("The gap and its parts", ("gen", "gap", "selection", "misspecification"), rows, notes)
 
 
 def extra_metrics(audit: Audit) -> AuditTable:
@@ -267,18 +288,12 @@ def cross_play(audit: Audit) -> AuditTable:
 
 
 def levers(audit: Audit) -> AuditTable:
-    """What each lever spent, where it stands on Gao's curve, and how much gold its gains on the score bring."""
+    """How much gold each lever's gains on the score bring."""
     rows, notes = [], []
-    for lever in sorted(audit.curves.keys() | audit.exchange.keys()):
-        curve, rate = audit.curves.get(lever), audit.exchange.get(lever)
-        spent = (f"{curve.now**2:.2f}", f"{curve.now:.2f}", _curve(curve)) if curve else ("-", "-", "-")
-        peak = (_number(curve.peak), _number(curve.spent)) if curve else ("-", "-")
-        kappa = signed(rate.kappa) if rate and rate.kappa else "-"
-        rows.append((lever, *spent, *peak, kappa, _number(rate.expected) if rate else "-"))
-        notes += [f"{lever}, curve: {curve.reason}." for _ in [0] if curve and curve.reason]
-        notes += [f"{lever}, exchange rate: {rate.reason}." for _ in [0] if rate and rate.reason]
-    columns = ("lever", "nats spent", "d = √nats", "gold's curve", "peak d*", "d / d*", "gold per score", "expected")
-    return AuditTable("Pressure and exchange rate of each lever", columns, rows, notes)
+    for lever, rate in sorted(audit.exchange.items()):
+        rows.append((lever, signed(rate.kappa) or "-", _number(rate.expected)))
+        notes += [f"{lever}: {rate.reason}." for _ in [0] if rate.reason]
+    return AuditTable("Exchange rate of each lever", ("lever", "gold per score", "expected"), rows, notes)
 
 
 def perturbations(audit: Audit) -> AuditTable:
@@ -312,10 +327,9 @@ def without_finding(audit: Audit, unchecked: Collection[str] = ()) -> Iterator[s
     `unchecked` rules.
     """
     rest = []
-    # the table of levers shows exchange rates
-    left_out = ("exchange_rate", "gap", "cross_play", "change_point") if unmeasured(audit) else ("exchange_rate",)
     for one in audit.findings:
-        if one.raised or one.family in left_out or one.rule in unchecked:
+        # the table of levers shows exchange rates
+        if one.raised or one.rule.startswith("exchange rate") or one.rule in unchecked:
             continue
         if one.sentence:
             yield f"{one.rule}: {one.sentence}"
@@ -327,12 +341,6 @@ def without_finding(audit: Audit, unchecked: Collection[str] = ()) -> Iterator[s
 
 def _moment(flag: DriftFlagged) -> str:
     return "at the end" if flag.look == FINAL_LOOK else f"at generation {flag.look}"
-
-
-def _curve(curve: Curve) -> str:
-    if curve.alpha is None or curve.beta is None:
-        return "-"
-    return f"d ({curve.alpha:.2g} - {curve.beta:.2g} {'d' if curve.form == 'best_of_n' else 'ln d'})"
 
 
 def _value(interval: Interval | None) -> str:

@@ -11,11 +11,14 @@ from services.views.audit import AuditTable
 from services.views.audit_pictures import Picture
 
 STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8881; --green: #15803d; --suspect: #b45309; --drift: #b91c1c }
-@media (prefers-color-scheme: dark) { :root { --green: #4ade80; --suspect: #fbbf24; --drift: #f87171 } }
+:root { color-scheme: light dark; --line: #8884; --soft: #8881; --green: #15803d; --suspect: #b45309; --drift: #b91c1c;
+  --unknown: #1d4ed8; --attenuated: #0e7490 }
+@media (prefers-color-scheme: dark) { :root { --green: #4ade80; --suspect: #fbbf24; --drift: #f87171;
+  --unknown: #93c5fd; --attenuated: #67e8f9 } }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.4rem; border-left: .4rem solid; padding-left: .7rem; overflow-wrap: anywhere }
 h1.green { color: var(--green) } h1.suspect { color: var(--suspect) } h1.drift { color: var(--drift) }
+h1.unknown { color: var(--unknown) } h1.attenuated { color: var(--attenuated) }
 h2 { font-size: 1.1rem; margin: 2rem 0 .5rem }
 figure { margin: 1rem 0 } img { width: 100%; height: auto; background: #fff; border-radius: .5rem }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums }

@@ -1,29 +1,31 @@
-"""The pictures of an audit: score and gold as the run went, against what each lever spent, and scaffolds against
-adapters.
-"""
+"""The pictures of an audit: score and gold as the run went, what each move brought, and scaffolds against adapters."""
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from textwrap import fill
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from replay.audit.ancestry import Moved
 from replay.audit.audit import Audit
 from replay.audit.cross_play import CrossPlayTable
-from replay.audit.levers import FORMS
+from replay.audit.moves import CandidateMove, LeverGain
 from replay.audit.rows import CandidateRow
 from replay.audit.statistics.interval import Interval
-from replay.audit.statistics.pressure import Curve
+from services.host.visible import one_line
 from services.views.audit import signed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SCORE, GOLD, CHOSEN = "#0072B2", "#D55E00", "#6B7280"
+SCORE, GOLD, CHOSEN = "#0072B2", "#D55E00", "#4B5563"
 """The colours of P_new, Q and P_sel.
 
 With the levers' they are from Okabe and Ito's palette, which the colour-blind can tell apart.
@@ -35,105 +37,75 @@ LEVERS = {
     "child": "#E69F00",
     "repeat": "#56B4E9",
 }
+INITIALS = {"scaffold": "s", "weights": "w", "child": "c", "repeat": "r"}
+GROUPS: dict[Moved, str] = {
+    "scaffold": "scaffold lever",
+    "weights": "weights lever",
+    "both": "both levers",
+    "": "nothing changed",
+}
+"""The heading of each lever's moves, in the order in which they are drawn."""
 ALARM = "#B91C1C"
 DPI = 150
-LABELLED = 12
-"""Most points that are labelled with their generation."""
+SPARSE = 40
+"""Most generations, or moves of a lever, that are drawn with a letter, a cap or a label each."""
+LEAST_SLOTS = 2
+"""For how many moves a lever has room at least."""
+WIDTH, TOTAL = 8.0, 1.05
+"""Inches of a picture for what is drawn, and of these for the total of a lever."""
+SIDE_BY_SIDE, NAMED = 0.3, 0.45
+"""Least inches a move for levers to be drawn side by side, and for a move to be labelled with parent and child."""
+UP, DOWN = ([(0, 0), (-0.6, end), (0.6, end), (0, 0)] for end in (-1, 1))
+"""Heads of arrows, with the tip at what they point to."""
 
 
 class Picture(NamedTuple):
-    """A PNG. `alt` says what it shows, for those who do not see it."""
+    """A PNG. `alt` says what it shows, for those who do not see it; `figure` is what it was made from."""
 
     name: str
     title: str
     alt: str
     png: bytes
+    figure: Figure
 
 
 def pictures(audit: Audit) -> list[Picture]:
     """The three pictures; each says in words what was not measured."""
-    with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        return [generations(audit), pressure(audit), cross_play(audit)]
+    with matplotlib.rc_context(
+        {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "text.parse_math": False}
+    ):
+        return [generations(audit), moves(audit), cross_play(audit)]
 
 
 def generations(audit: Audit) -> Picture:
     """P_sel, P_new and Q by generation, the levers below, and where the scores began to mean something else."""
-    figure = Figure(figsize=(9, 5.2), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(12, 1))
-    numbers = [row.generation for row in audit.rows]
-    accepted = [row for row in audit.rows if row.accepted]
-    upper.plot(
-        [row.generation for row in accepted],
-        [row.score for row in accepted],
-        color=CHOSEN,
-        linestyle="--",
-        marker="o",
-        markersize=4,
-    )
-    others = [row for row in audit.rows if not row.accepted]
-    upper.plot(
-        [row.generation for row in others],
-        [row.score for row in others],
-        "o",
-        color=CHOSEN,
-        markerfacecolor="white",
-        markersize=5,
-    )
-    legend = [Line2D([], [], color=CHOSEN, linestyle="--", marker="o", markersize=4, label="P_sel: dev, chosen by")]
-    if others:
-        legend.append(
-            Line2D(
-                [],
-                [],
-                color=CHOSEN,
-                linestyle="",
-                marker="o",
-                markerfacecolor="white",
-                markersize=5,
-                label="P_sel of others",
-            )
-        )
-    branches = _branches(audit.rows)
-    for label, colour, marker, lines in (
-        (
-            "P_new: the verifier on test",
-            SCORE,
-            "o",
-            [[(row.generation, row.p_new) for row in line] for line in branches],
-        ),
-        ("Q: gold", GOLD, "D", [[(row.generation, row.gold) for row in line] for line in branches]),
-    ):
-        for line in lines:
-            _band(upper, [(generation, interval) for generation, interval in line if interval], colour, marker)
-        if lines:
-            legend.append(Line2D([], [], color=colour, marker=marker, markersize=5, linewidth=2, label=label))
+    if not audit.rows:
+        return _empty(audit, "generations", "Score and gold by generation", "No candidate has been evaluated.")
+    figure = Figure(figsize=(9, 5.6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(13, 1))
+    measured = [row for row in audit.rows if _measured(row)]
+    handles: list[Artist] = [*_chosen(upper, audit.rows), *_on_test(upper, audit.rows)]
     _mark(upper, audit)
     _unit_axis(upper, [value for row in audit.rows for value in (row.score, *_ends(row.p_new), *_ends(row.gold))])
     upper.margins(x=0.03)
     upper.set_ylabel("mean score")
-    upper.set_title(f"{audit.run}: score and gold", pad=32)  # the marks' words are below
+    upper.set_title(_titled(audit, "score and gold by generation"), pad=34)  # the marks' words are below
     upper.grid(alpha=0.25)
-    for row in audit.rows:
-        colour = LEVERS.get(row.lever, CHOSEN)
-        lower.plot(
-            row.generation,
-            0,
-            "s",
-            color=colour,
-            markerfacecolor=colour if row.accepted else "white",
-            markersize=9,
-            clip_on=False,
-        )
-    used = [lever for lever in LEVERS if any(row.lever == lever for row in audit.rows)]
-    legend += [
-        Line2D([], [], color=LEVERS[lever], marker="s", linestyle="", markersize=8, label=lever) for lever in used
-    ]
-    figure.legend(handles=legend, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    lower.set(xlabel="generation (hollow: not accepted)", yticks=[], ylim=(-1, 1))
-    lower.spines["left"].set_visible(False)
+    handles += _lever_strip(lower, audit.rows)
+    bands = (
+        "Bands and bars: 95 % intervals over the items of test." if measured else "No candidate was measured on test."
+    )
+    lower.set_xlabel(f"generation (strip: the lever; pale: not accepted)\n{bands}")
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
-    measured = [row for row in audit.rows if row.p_new and row.gold]
-    alt = f"P_sel of {len(numbers)} candidates by generation, and P_new and Q of the {len(measured)} with a gold score."
+    if len(audit.rows) == 1:
+        only = audit.rows[0].generation
+        lower.set(xlim=(only - 3, only + 3), xticks=[only])
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    alt = (
+        f"P_sel of {_count(len(audit.rows), 'candidate')} by generation, and P_new and Q of the {len(measured)} that "
+        "were measured on test."
+    )
     if measured:
         first, last = measured[0], measured[-1]
         alt += (
@@ -142,102 +114,330 @@ def generations(audit: Audit) -> Picture:
         )
     if audit.generation is not None:
         alt += f" A line marks generation {audit.generation}, from which on the state is {audit.state}."
-    return Picture("generations", "Score and gold by generation", alt, _png(figure))
+    return _picture("generations", "Score and gold by generation", alt, figure)
 
 
-def pressure(audit: Audit) -> Picture:
-    """P_new and Q against the square root of what each lever had spent, with Gao's curve where there is one."""
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
-    panels = figure.subplots(1, len(FORMS), sharey=True)
-    rows = [row for row in audit.rows if row.p_new and row.gold]
+def moves(audit: Audit) -> Picture:
+    """What each move brought to score and gold, from parent to child, by lever, with the total of each lever."""
+    groups = {lever: [one for one in audit.moves if one.lever == lever] for lever in GROUPS}
+    groups = {lever: own for lever, own in groups.items() if own}
+    if not groups:
+        return _empty(audit, "moves", "What each move brought", "No candidate has been made from another.")
+    slots = [max(LEAST_SLOTS, len(own)) for own in groups.values()]
+    inches = (WIDTH - TOTAL * len(slots)) / sum(slots)
+    if side_by_side := inches >= SIDE_BY_SIDE:
+        figure = Figure(figsize=(9, 5.2), layout="constrained")
+        ratios = [width for room in slots for width in (inches * room, TOTAL)]
+        panels = figure.subplots(1, len(ratios), width_ratios=ratios).reshape(-1, 2)
+    else:
+        slots = [max(slots)] * len(slots)
+        inches = (WIDTH - TOTAL) / slots[0]
+        figure = Figure(figsize=(9, 2 + 2.2 * len(slots)), layout="constrained")
+        panels = figure.subplots(len(slots), 2, width_ratios=(WIDTH - TOTAL, TOTAL), squeeze=False)
+    figure.suptitle(_titled(audit, "what each move brought"))
+    gains = {one.lever: one for one in audit.gains}
+    for panel, total in panels[1:]:
+        panel.sharey(panels[0][0])
+        total.sharey(panels[0][1])
+        panel.tick_params(labelleft=not side_by_side)
     alts = []
-    for panel, lever in zip(panels, FORMS, strict=True):
-        panel.set(title=f"{lever} lever", xlabel="pressure d = √(nats spent)")
-        if not rows:
-            _write(panel, "no candidate has been measured")
-            continue
-        panel.grid(alpha=0.25)
-        mine = [row for row in rows if row.lever in (lever, "start")]
-        for measure, colour, marker in (("p_new", SCORE, "o"), ("gold", GOLD, "D")):
-            panel.plot(
-                [row.nats[lever] ** 0.5 for row in mine],
-                [getattr(row, measure).value for row in mine],
-                color=colour,
-                linewidth=1,
-                alpha=0.4,
-            )
-            for row in rows:
-                _point(panel, row, lever, getattr(row, measure), colour, marker)
-        if len(rows) <= LABELLED:
-            _label(panel, rows, lever)
-        panel.margins(x=0.08)
-        assert rows[0].gold
-        alts.append(
-            _fitted(
-                panel, lever, audit.curves.get(lever), rows[0].gold.value, max(row.nats[lever] for row in rows) ** 0.5
-            )
-        )
-    _unit_axis(panels[0], [value for row in rows for value in (*_ends(row.p_new), *_ends(row.gold))])
-    panels[0].set_ylabel("mean score")
-    handles = [
-        Line2D([], [], color=SCORE, marker="o", linestyle="", label="P_new: the verifier on test"),
-        Line2D([], [], color=GOLD, marker="D", linestyle="", label="Q: gold"),
-        Line2D(
-            [],
-            [],
-            color=CHOSEN,
-            marker="o",
-            markerfacecolor="white",
-            linestyle="",
-            label="hollow: another lever's move",
-        ),
-    ]
-    if rows:
-        figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    alt = (
-        f"P_new and gold of {len(rows)} candidates against the square root of the nats that each lever had spent. "
-        f"{' '.join(alts)}"
-    ).strip()
-    return Picture("pressure", "Score and gold against pressure", alt, _png(figure))
+    for (lever, own), room, (panel, total) in zip(groups.items(), slots, panels, strict=True):
+        _arrows(panel, own, room, inches)
+        heading = GROUPS[lever], _count(len(own), "move"), f"{sum(one.accepted for one in own)} accepted"
+        panel.set_title(("\n" if side_by_side else ", ").join(heading), loc="left", fontsize=10)
+        if side_by_side or panel is panels[-1][0]:
+            panel.set_xlabel("parent → child" if inches >= NAMED else "generation", fontsize=9)
+        if not side_by_side or panel is panels[0][0]:
+            panel.set_ylabel("mean score")
+        _total(total, gains.get(lever))
+        total.margins(y=0.2)
+        alts.append(_lever_in_words(lever, own, gains.get(lever)))
+    figure.legend(
+        handles=_arrow_handles(audit.moves),
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+        fontsize=9,
+        title="Thin bars: 95 % intervals over items of what a move adds to its parent.\n"
+        "Totals: of the moves that led to the candidate accepted last.",
+        title_fontsize=9,
+        alignment="center",
+    )
+    alt = f"Arrows from parent to child for score and gold, by lever. {' '.join(alts)}"
+    return _picture("moves", "What each move brought", alt, figure)
 
 
 def cross_play(audit: Audit) -> Picture:
-    """The 2 x 2 table on the score and on gold: the first that shows more on the score than gold sees, or else the
-    last.
-    """
-    table = next((table for table in audit.cross if table.excess.low > 0), audit.cross[-1] if audit.cross else None)
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    """The 2 x 2 table on the score and on gold: the first in which Lambda is above 0 for certain, or else the last."""
+    table = next((one for one in audit.cross if one.p_value <= one.alpha), audit.cross[-1] if audit.cross else None)
+    reason = why_no_later_table(audit)
     if table is None:
-        panel = figure.subplots()
-        _write(panel, "no cross-play has been measured")
-        return Picture("cross-play", "Cross-play", "No cross-play has been measured.", _png(figure))
+        return _empty(audit, "cross-play", "Cross-play", f"No cross-play has been measured: {reason}.")
+    figure = Figure(figsize=(9, 4.7), layout="constrained")
     panels = figure.subplots(1, 2)
     cells = [value for means in (table.score, table.gold) for row in means for value in row]
-    low, high = min(0.0, *cells), max(1.0, *cells)
+    unit = all(0 <= value <= 1 for value in cells)
+    low, high = (0.0, 1.0) if unit else (min(cells), max(cells))
     image = None
     sides = (panels[0], "score", table.score, table.on_score), (panels[1], "gold", table.gold, table.on_gold)
     for panel, measure, means, interaction in sides:
         image = panel.imshow(np.array(means), cmap="cividis", vmin=low, vmax=high)
         for i, j in np.ndindex(2, 2):
-            bright = (means[i][j] - low) / (high - low) > 0.5
-            panel.text(
-                j, i, f"{means[i][j]:.3f}", ha="center", va="center", fontsize=15, color="black" if bright else "white"
-            )
+            bright = high > low and (means[i][j] - low) / (high - low) > 0.5
+            number = f"{means[i][j]:.3f}" if unit else f"{means[i][j]:.4g}"
+            panel.text(j, i, number, ha="center", va="center", fontsize=15, color="black" if bright else "white")
         panel.set_xticks([0, 1], ["first\nadapter", f"generation {table.generation}'s\nadapter"])
         panel.set_yticks([0, 1], ["first\nscaffold", f"generation {table.generation}'s\nscaffold"])
         panel.tick_params(length=0)
         panel.axvline(0.5, color="white", linewidth=4)
         panel.axhline(0.5, color="white", linewidth=4)
         panel.spines[:].set_visible(False)
-        panel.set_title(f"on {measure}: I = {signed(interaction)}", fontsize=10)
+        panel.set_title(f"on {measure}: interaction {signed(interaction)}", fontsize=10)
     assert image is not None
     figure.colorbar(image, ax=panels, shrink=0.85, label="mean score")
-    figure.suptitle(f"Λ = {signed(table.excess)}: scored together, and not seen by gold", fontsize=11)
-    return Picture("cross-play", "Cross-play", _in_words(table), _png(figure))
+    figure.suptitle(_titled(audit, f"cross-play of generation {table.generation}, Λ = {signed(table.excess)}"))
+    sentences = ["Λ: what scaffold and adapter score together, beyond the sum of both, and gold does not see."]
+    if table is not audit.cross[-1]:
+        sentences.append(
+            f"Shown is the first of {len(audit.cross)} tables in which Λ is above 0 for certain; the last is of "
+            f"generation {audit.cross[-1].generation}."
+        )
+    if reason:
+        sentences.append(f"No table is later than generation {audit.cross[-1].generation}: {reason}.")
+    figure.supxlabel("\n".join(fill(sentence, 115) for sentence in sentences), fontsize=9)
+    return _picture("cross-play", "Cross-play", f"{_in_words(table)} {' '.join(sentences[1:])}".strip(), figure)
+
+
+def why_no_later_table(audit: Audit) -> str:
+    """Why no candidate after the last table of cross-play has one, as the part of a sentence after a colon; empty where
+    the last candidate has one.
+    """
+    since = audit.cross[-1].generation if audit.cross else 0
+    later = [row for row in audit.rows if row.generation > since]
+    measured = [row for row in later if _measured(row)]
+    if not audit.rows or (audit.cross and not later):
+        return "" if audit.cross else "no candidate has been evaluated"
+    if not measured:
+        none_later = "no later candidate was measured on test"
+        if audit.cross:
+            return none_later if any(row.accepted for row in later) else f"{none_later}, for none was accepted"
+        return "no candidate after the start was measured on test"
+    by_generation = {one.generation: one for one in audit.moves}
+    moved: set[str] = set()
+    generation = measured[-1].generation
+    while generation > since and (move := by_generation.get(generation)):
+        moved |= {"scaffold", "weights"} if move.lever == "both" else {move.lever} - {""}
+        generation = move.parent
+    if generation != since and audit.cross:
+        return f"generation {measured[-1].generation} was not made from it, and was not measured apart"
+    if not moved:
+        return "neither lever has moved since" if audit.cross else "neither lever has moved"
+    if len(moved) == 1:
+        (lever,) = moved
+        return f"only the {lever} lever has moved{' since' if audit.cross else ''}"
+    return f"scaffold and adapter of generation {measured[-1].generation} were not measured apart"
 
 
 def _measured(row: CandidateRow) -> bool:
     return bool(row.p_new and row.gold)
+
+
+def _chosen(axes: "Axes", rows: Sequence[CandidateRow]) -> list[Line2D]:
+    """Draw P_sel, as a line through what was accepted; its entries in the legend."""
+    size = 4.0 if len(rows) <= SPARSE else 2.0
+    accepted = [row for row in rows if row.accepted]
+    others = [row for row in rows if not row.accepted]
+    (line,) = axes.plot(
+        [row.generation for row in accepted],
+        [row.score for row in accepted],
+        color=CHOSEN,
+        linestyle=":",
+        marker="s",
+        markersize=size,
+        label="P_sel: the verifier on dev, chosen by",
+        zorder=3,
+    )
+    if not others:
+        return [line] if accepted else []
+    (points,) = axes.plot(
+        [row.generation for row in others],
+        [row.score for row in others],
+        color=CHOSEN,
+        linestyle="",
+        marker="s",
+        markerfacecolor="white",
+        markersize=size,
+        label="P_sel of what was not accepted",
+    )
+    return [line, points] if accepted else [points]
+
+
+def _on_test(axes: "Axes", rows: Sequence[CandidateRow]) -> list[Line2D]:
+    """Draw P_new and Q with their bands, along each branch; their entries in the legend."""
+    branches = _branches(rows)
+    sparse = len(rows) <= SPARSE
+    new: dict[str, Any] = {"color": SCORE, "linestyle": "-", "marker": "o", "markersize": 7 if sparse else 3}
+    gold: dict[str, Any] = {"color": GOLD, "linestyle": "--", "marker": "D", "markersize": 4 if sparse else 2}
+    for line in branches:
+        numbers = [row.generation for row in line]
+        _band(axes, numbers, [row.p_new for row in line if row.p_new], new, sparse)
+        _band(axes, numbers, [row.gold for row in line if row.gold], gold, sparse)
+    return [
+        Line2D([], [], linewidth=1.8, label=label, **style)
+        for label, style in (("P_new: the verifier on test", new), ("Q: gold on the same answers", gold))
+        if branches
+    ]
+
+
+def _band(
+    axes: "Axes", numbers: Sequence[int], intervals: Sequence[Interval], style: dict[str, Any], sparse: bool
+) -> None:
+    values = [one.value for one in intervals]
+    lows, highs = [one.low for one in intervals], [one.high for one in intervals]
+    axes.fill_between(numbers, lows, highs, color=style["color"], alpha=0.15, linewidth=0)
+    axes.plot(numbers, values, linewidth=1.8, **style)
+    if sparse:
+        beyond = [
+            [value - low for value, low in zip(values, lows, strict=True)],
+            [high - value for value, high in zip(values, highs, strict=True)],
+        ]
+        axes.errorbar(numbers, values, yerr=beyond, fmt="none", ecolor=style["color"], elinewidth=1, capsize=3)
+
+
+def _lever_strip(axes: "Axes", rows: Sequence[CandidateRow]) -> list[Patch]:
+    """Draw a bar for each generation in its lever's colour, with its initial where there is room; legend entries."""
+    for row in rows:
+        colour = LEVERS.get(row.lever, CHOSEN)
+        axes.bar(row.generation, 2, bottom=-1, width=0.9, color=colour, alpha=1 if row.accepted else 0.3)
+        if len(rows) <= SPARSE:
+            axes.text(row.generation, 0, INITIALS.get(row.lever, ""), ha="center", va="center", fontsize=8)
+    axes.set(yticks=[], ylim=(-1, 1))
+    axes.spines["left"].set_visible(False)
+    return [
+        Patch(color=colour, label=f"{INITIALS[lever]}: {lever}" if lever in INITIALS else lever)
+        for lever, colour in LEVERS.items()
+        if any(row.lever == lever for row in rows)
+    ]
+
+
+def _arrows(axes: "Axes", own: Sequence[CandidateMove], room: int, inches: float) -> None:
+    """Draw the moves of a lever side by side, of which there is room for so many at so many inches each."""
+    scale = min(1.0, inches / 0.4) ** 0.5
+    apart, beside = min(0.2, 0.16 / inches), min(0.15, 0.08 / inches)
+    for place, one in enumerate(own):
+        for change, colour, at in ((one.score, SCORE, place - apart), (one.gold, GOLD, place + apart)):
+            if change is None:
+                continue
+            _shaft(axes, at, change.before, change.after, colour, scale, one.split, one.accepted)
+            if change.growth:
+                ends = [change.before + change.growth.low, change.before + change.growth.high]
+                axes.plot([at + beside] * 2, ends, color=colour, linewidth=scale, alpha=0.6, label="interval")
+    step = -(-len(own) // int((WIDTH - TOTAL) / 0.35))
+    labels = [f"{one.parent}→{one.generation}" if inches >= NAMED else str(one.generation) for one in own]
+    axes.set_xticks(range(0, len(own), step), labels[::step], fontsize=9)
+    axes.set_xlim(-0.7, room - 0.3)
+    axes.grid(axis="y", alpha=0.25)
+
+
+def _shaft(
+    axes: "Axes", at: float, before: float, after: float, colour: str, scale: float, split: str, filled: bool
+) -> None:
+    alpha = 1.0 if filled else 0.55
+    axes.plot(
+        [at, at],
+        [before, after],
+        color=colour,
+        linestyle="-" if split == "test" else ":",
+        linewidth=1.8 * scale,
+        solid_capstyle="butt",
+        alpha=alpha,
+        label="shaft",
+    )
+    axes.plot(
+        at,
+        before,
+        marker="o" if split == "test" else "x",
+        color=colour,
+        markersize=3.5 * scale,
+        alpha=alpha,
+        label="tail",
+    )
+    axes.plot(
+        at,
+        after,
+        marker=UP if after > before else DOWN if after < before else "_",
+        color=colour,
+        markerfacecolor=colour if filled else "white",
+        markersize=(8 if after == before else 14) * scale,
+        markeredgewidth=scale,
+        label="head",
+    )
+
+
+def _total(axes: "Axes", one: LeverGain | None) -> None:
+    """Draw what a lever's moves add up to, as arrows from 0."""
+    axes.set(xticks=[], xlim=(-0.8, 2.0))
+    axes.tick_params(axis="y", left=False, labelleft=False)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.set_title(f"total\non {one.split}" if one else "total", fontsize=10)
+    if one is None:
+        axes.text(0.5, 0.5, "none\nled to it", transform=axes.transAxes, ha="center", va="center", fontsize=8)
+        return
+    axes.axhline(0, color=CHOSEN, linewidth=0.8)
+    for at, interval, colour in ((0.0, one.score, SCORE), (1.2, one.gold, GOLD)):
+        if interval is None:
+            axes.text(at, 0, "?", ha="center", va="bottom", color=colour)
+            continue
+        _shaft(axes, at, 0, interval.value, colour, 1, one.split, True)
+        axes.plot(
+            [at + 0.25] * 2, [interval.low, interval.high], color=colour, linewidth=1, alpha=0.7, label="interval"
+        )
+        up = interval.value >= 0
+        axes.annotate(
+            f"{round(interval.value, 3) + 0.0:+.3f}" if abs(interval.value) < 10 else f"{interval.value:+.4g}",
+            (at, interval.high if up else interval.low),
+            xytext=(0, 2 if up else -2),
+            textcoords="offset points",
+            ha="center",
+            va="bottom" if up else "top",
+            fontsize=8,
+            color=colour,
+        )
+
+
+def _arrow_handles(drawn: Sequence[CandidateMove]) -> list[Line2D]:
+    """The legend's entries for the arrows of these moves."""
+    known = {
+        (one.split, colour) for one in drawn for colour, change in ((SCORE, one.score), (GOLD, one.gold)) if change
+    }
+    marks: dict[str, dict[str, Any]] = {"test": {"marker": "o"}, "dev": {"marker": "x", "linestyle": ":"}}
+    handles = [
+        Line2D([], [], color=colour, label=label, **marks[split])
+        for split, colour, label in (
+            ("test", SCORE, "score on test: P_new"),
+            ("test", GOLD, "gold on test: Q"),
+            ("dev", SCORE, "score on dev: P_sel"),
+            ("dev", GOLD, "gold on dev: Q_sel"),
+        )
+        if (split, colour) in known
+    ]
+    head: dict[str, Any] = {"color": CHOSEN, "marker": "^", "linestyle": "", "markersize": 8}
+    handles.append(Line2D([], [], label="filled: accepted", **head))
+    if any(not one.accepted for one in drawn):
+        hollow = "hollow: not accepted"
+        handles.append(Line2D([], [], label=hollow, markerfacecolor="white", **head))
+    return handles
+
+
+def _lever_in_words(lever: Moved, own: Sequence[CandidateMove], one: LeverGain | None) -> str:
+    accepted, on_test = sum(move.accepted for move in own), sum(move.split == "test" for move in own)
+    words = (
+        f"{GROUPS[lever].capitalize()}: {_count(len(own), 'move')}, {accepted} accepted, {on_test} measured on test."
+    )
+    if one is None:
+        return f"{words} None led to the candidate accepted last."
+    score, gold = signed(one.score) or "unknown", signed(one.gold) or "unknown"
+    return f"{words} Total of the {one.moves} that led to the candidate accepted last: score {score}, gold {gold}."
 
 
 def _branches(rows: Sequence[CandidateRow]) -> list[list[CandidateRow]]:
@@ -258,31 +458,6 @@ def _branches(rows: Sequence[CandidateRow]) -> list[list[CandidateRow]]:
         else:
             line.append(row)
     return lines
-
-
-def _band(axes: "Axes", points: Sequence[tuple[int, Interval]], colour: str, marker: str) -> None:
-    numbers = [number for number, _ in points]
-    axes.fill_between(
-        numbers,
-        [interval.low for _, interval in points],
-        [interval.high for _, interval in points],
-        color=colour,
-        alpha=0.15,
-        linewidth=0,
-    )
-    lows, highs = [one.value - one.low for _, one in points], [one.high - one.value for _, one in points]
-    values = [interval.value for _, interval in points]
-    axes.errorbar(
-        numbers,
-        values,
-        yerr=(lows, highs),
-        color=colour,
-        marker=marker,
-        markersize=5,
-        linewidth=2,
-        elinewidth=1,
-        capsize=3,
-    )
 
 
 def _mark(axes: "Axes", audit: Audit) -> None:
@@ -311,58 +486,6 @@ def _mark(axes: "Axes", audit: Audit) -> None:
         )
 
 
-def _point(axes: "Axes", row: CandidateRow, lever: str, interval: Interval, colour: str, marker: str) -> None:
-    d = row.nats[lever] ** 0.5
-    mine = row.lever in (lever, "start")
-    axes.errorbar(
-        d,
-        interval.value,
-        yerr=([interval.value - interval.low], [interval.high - interval.value]),
-        color=colour,
-        marker=marker,
-        markersize=6,
-        markerfacecolor=colour if mine else "white",
-        elinewidth=1,
-        alpha=1 if mine else 0.6,
-        capsize=2,
-    )
-
-
-def _label(axes: "Axes", rows: Sequence[CandidateRow], lever: str) -> None:
-    """Write the generation at each point that the lever moved."""
-    for row in rows:
-        if row.lever in (lever, "start"):
-            for interval, colour, up in ((row.p_new, SCORE, 3), (row.gold, GOLD, -10)):
-                assert interval
-                point = (row.nats[lever] ** 0.5, interval.value)
-                axes.annotate(
-                    str(row.generation), point, xytext=(6, up), textcoords="offset points", fontsize=8, color=colour
-                )
-
-
-def _fitted(axes: "Axes", lever: str, curve: Curve | None, start: float, reach: float) -> str:
-    """Draw a lever's curve over what it spent; a sentence about it."""
-    if curve is None or curve.alpha is None or curve.beta is None:
-        reason = curve.reason if curve else "nothing was spent"
-        return f"No curve is fitted for the {lever} lever: {reason}."
-    d = np.linspace(1e-6, reach, 200)
-    bend = d if curve.form == "best_of_n" else np.log(d)
-    axes.plot(d, start + d * (curve.alpha - curve.beta * bend), color=GOLD, linewidth=1.5, alpha=0.8)
-    if curve.peak is None or curve.peak > 1.2 * reach:
-        return f"Gold's curve for the {lever} lever has no peak within what was spent."
-    axes.axvline(curve.peak, color=GOLD, linestyle=":", linewidth=1.2)
-    axes.annotate(
-        f"d* = {curve.peak:.2f}",
-        (curve.peak, 1),
-        xycoords=("data", "axes fraction"),
-        xytext=(4, -4),
-        textcoords="offset points",
-        va="top",
-        color=GOLD,
-    )
-    return f"Gold's curve for the {lever} lever peaks at d* = {curve.peak:.2f}; it stands at {curve.now:.2f}."
-
-
 def _in_words(table: CrossPlayTable) -> str:
     names = (
         ("the first scaffold", f"generation {table.generation}'s scaffold"),
@@ -376,15 +499,28 @@ def _in_words(table: CrossPlayTable) -> str:
     return f"Two heat maps of mean scores: {'; '.join(cells)}. Lambda is {signed(table.excess)}."
 
 
+def _titled(audit: Audit, words: str) -> str:
+    """The title of a picture, with run and task: of long names, the end."""
+    run, task = (name if len(name) <= 40 else f"…{name[-39:]}" for name in map(one_line, (audit.run, audit.task)))
+    return f"run {run}, task {task}\n{words}"
+
+
 def _unit_axis(axes: "Axes", values: Sequence[float]) -> None:
     """Make the axis reach from 0 to 1 where all scores lie there; otherwise leave it to matplotlib."""
     if values and all(0 <= value <= 1 for value in values):
         axes.set_ylim(-0.03, 1.03)
 
 
-def _write(axes: "Axes", words: str) -> None:
-    axes.set(xticks=[], yticks=[])
-    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=CHOSEN)
+def _empty(audit: Audit, name: str, title: str, words: str) -> Picture:
+    """A picture of which nothing can be drawn: it says why."""
+    figure = Figure(figsize=(9, 2), layout="constrained")
+    figure.suptitle(_titled(audit, title.lower()))
+    figure.text(0.5, 0.35, fill(words, 90), ha="center", va="center", color=CHOSEN)
+    return _picture(name, title, words, figure)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _ends(interval: Interval | None) -> tuple[float, ...]:
@@ -395,7 +531,7 @@ def _value(interval: Interval | None) -> str:
     return f"{interval.value:.3f}" if interval else "unknown"
 
 
-def _png(figure: Figure) -> bytes:
+def _picture(name: str, title: str, alt: str, figure: Figure) -> Picture:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
-    return file.getvalue()
+    return Picture(name, title, alt, file.getvalue(), figure)

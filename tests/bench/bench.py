@@ -24,6 +24,7 @@ from events.judgement import TrajectoryScored
 from runtime.broker.accounts import API, OPERATOR
 from runtime.broker.credentials import credentials_file
 from runtime.log.port import append_once
+from tests.bench import audits
 from tests.harness.broker import account, broker
 from tests.harness.generator import fill, log_batches
 from tests.harness.paths import TOY
@@ -491,6 +492,7 @@ def main(*rows: tuple[str, str]) -> None:
         *asyncio.run(appends()),
         *up_to_first_event(),
         *asyncio.run(rebuilt(LOGGED)),
+        *audits.rows(),
         *weights(),
     ):
         table.add_row(what, figure)

@@ -68,12 +68,15 @@ WIRE: dict[str, type[Fact]] = {
     "candidate_accepted": population.CandidateAccepted,
     "candidate_rejected": population.CandidateRejected,
     "gold_judge_called": gold.GoldJudgeCalled,
+    "gold_model_called": gold.GoldModelCalled,
     "gold_scored": gold.GoldScored,
     "gold_failed": gold.GoldFailed,
     "policies_compared": gold.PoliciesCompared,
     "audit_finished": gold.AuditFinished,
     "pair_measured": gold.PairMeasured,
     "reference_measured": gold.ReferenceMeasured,
+    "gold_described": gold.GoldDescribed,
+    "dev_answers_scored": gold.DevAnswersScored,
     "drift_flagged": gold.DriftFlagged,
 }
 """The tags as they are on logs since the first. A line may be added; none may be changed."""

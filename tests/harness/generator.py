@@ -11,9 +11,9 @@ import json
 import random
 import signal
 import subprocess
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import nats
@@ -26,12 +26,14 @@ from events.judgement import ScoringFailed, TrajectoryScored
 from events.kinds import Lever
 from events.rollouts import CallUse, ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.run import Budget, Items, RunFinished, RunStarted
-from events.subjects import LOG
+from events.subjects import GOLD, LOG
 from events.weights import AdapterPublished, AdapterServed, Canary, OptimizerStepApplied, TrainingBatchSealed
+from runtime.blobs.directory import Blobs
 from runtime.broker import accounts, binary, children, credentials, server, streams
 from runtime.broker.credentials import Credentials
 from runtime.log.port import BATCH_LIMIT, Message, Stored
 from runtime.log.socket import NatsSocket
+from runtime.policies.client import model_name
 from runtime.run.decide import DECIDER
 from runtime.run.decider import DecisionSession
 from tests.harness.facts import publisher
@@ -42,6 +44,8 @@ FIRST_TIME = 1_767_225_600_000_000_000
 millisecond after.
 """
 MILLISECOND = 1_000_000
+SPLITS = ("train", "dev", "test")
+BASE_MODEL = derive("base model")
 VERIFIER = hashlib.sha256(b"verifier").hexdigest()
 _WORDS = (
     "the",
@@ -131,11 +135,28 @@ def log_batches(
             courses.append((course, course.send(time)))
 
 
+class OnDisk(NamedTuple):
+    """What a run leaves beside its log: its task's name, the digests of its data, and the scaffolds and prompts."""
+
+    task: str
+    splits: Mapping[str, str]
+    prompts: Mapping[str, str]
+    """By item."""
+    blobs: Blobs
+
+
 def run_batches(
-    run: str, *, items: int, generations: int, seed: int, strategy: str = "chain", width: int = 1
+    run: str,
+    *,
+    items: int,
+    generations: int,
+    seed: int,
+    strategy: str = "chain",
+    width: int = 1,
+    on_disk: OnDisk | None = None,
 ) -> Batches:
-    """One run from its start to its end."""
-    world = _World(run, items, generations, seed)
+    """One run from its start to its end; the blobs that it names are there where it is given a place for them."""
+    world = _World(run, items, generations, seed, on_disk)
     started = msgspec.structs.replace(world.started(), strategy=strategy, width=width)
     waiting: list[list[tuple[Fact, str]]] = [[(started, "")]]
     course = DecisionSession(DECIDER, run)
@@ -165,31 +186,31 @@ def run_batches(
 class _World:
     """What answers a run's requests."""
 
-    def __init__(self, run: str, items: int, generations: int, seed: int) -> None:
-        self.run, self.generations, self.seed = run, generations, seed
+    def __init__(self, run: str, items: int, generations: int, seed: int, on_disk: OnDisk | None) -> None:
+        self.run, self.generations, self.seed, self.on_disk = run, generations, seed, on_disk
         self.random = random.Random(f"{seed} {run}")
         draw = self.random
         self.text = " ".join(draw.choices(_WORDS, k=4000))
         self.tokens = [draw.randrange(50_000) for _ in range(2000)]
         self.logprobs = [-draw.expovariate(2.0) for _ in range(2000)]
-        self.train = [f"case-{number:05}" for number in range(items)]
-        self.dev = [f"case-{number:05}" for number in range(items, items + max(2, items * 2 // 5))]
+        self.train = [case(number) for number in range(items)]
+        self.dev = [case(number) for number in range(items, items + dev_items(items))]
         self.skill = 0.3
 
     def started(self) -> RunStarted:
         folds = tuple(tuple(self.train[fold::FOLDS]) for fold in range(FOLDS))
         probe = (tuple(folds[0][: max(1, len(self.train) // 25)]),)
         return RunStarted(
-            task="generated",
+            task=self.on_disk.task if self.on_disk else "generated",
             seed=self.seed,
             levers=("scaffold", "weights"),
             generations=self.generations,
             budget=Budget(),
             items=Items(dev=tuple(self.dev), folds=folds, probe=probe),
-            splits={name: derive(name) for name in ("train", "dev", "test")},
+            splits=dict(self.on_disk.splits) if self.on_disk else {name: derive(name) for name in SPLITS},
             verifier=VERIFIER,
             policy="generated",
-            base_model=derive("base model"),
+            base_model=BASE_MODEL,
             group_size=GROUP,
         )
 
@@ -217,15 +238,39 @@ class _World:
 
     def _scaffold(self, generation: int, parent: str) -> ScaffoldProposed:
         self.skill = min(0.95, max(0.05, self.skill + self.random.uniform(-0.05, 0.1)))
-        scaffold = self._name("scaffold", generation)
+        scaffold = self._stored_scaffold(generation)
         return ScaffoldProposed(
             generation=generation, scaffold=scaffold, parent=parent, summary=self._words(60), reason=self._words(120)
         )
 
+    def _stored_scaffold(self, generation: int) -> str:
+        if self.on_disk is None:
+            return self._name("scaffold", generation)
+        source = (
+            f"WORDS = {self._words(400)!r}\n\n\ndef solve(item, model, data):\n    return model(WORDS + item.prompt)\n"
+        )
+        return self.on_disk.blobs.put_tree({"agent.py": source.encode()})
+
+    def _context(self, generation: int) -> str:
+        if self.on_disk is None:
+            return self._name("context", generation)
+        return self.on_disk.blobs.put(f"What generation {generation} is to know: {self._words(3000)}".encode())
+
+    def _body(self, request: str, asked: RolloutsRequested) -> str:
+        """The prompts of a request: a scaffold shows each item behind words and examples of its own."""
+        if self.on_disk is None:
+            return self._name("body", request)
+        prompts, shown = self.on_disk.prompts, random.Random(asked.scaffold)
+        words, asks = " ".join(shown.choices(_WORDS, k=60)), []
+        for item in asked.items:
+            examples = "\n".join(prompts[example] for example in shown.sample(self.train, 3))
+            asks.append({"prompt": f"{words}\n{examples}\n{prompts[item]}", "n": asked.attempts})
+        return self.on_disk.blobs.put(msgspec.json.encode(asks))
+
     def _feedback(self, generation: int, scaffold: str) -> list[list[Fact]]:
         lever: Lever = "weights" if generation % 2 else "scaffold"
         action = ("grpo", "best_of_n")[generation % 4 // 2] if lever == "weights" else "retrieval_vote"
-        seen = ContextAssembled(generation=generation, blob=self._name("context", generation), trajectories=20)
+        seen = ContextAssembled(generation=generation, blob=self._context(generation), trajectories=20)
         chosen = LeverChosen(
             generation=generation,
             lever=lever,
@@ -254,7 +299,7 @@ class _World:
         attempts: list[Fact] = []
         scores: list[Fact] = []
         draw = self.random
-        body = self._name("body", request)
+        body = self._body(request, asked)
         for index, item in enumerate(asked.items):
             answers = [self._words(draw.randrange(60, 300)) for _ in range(asked.attempts)]
             places = [draw.randrange(1970) for _ in answers]
@@ -264,7 +309,7 @@ class _World:
                 item=item,
                 ordinal=0,
                 provider="generated",
-                model="generated",
+                model=model_name(BASE_MODEL, asked.adapter),
                 adapter=asked.adapter,
                 body=body,
                 index=index,
@@ -342,7 +387,7 @@ class _World:
             **place,
             adapter=adapter,
             parent_adapter=sealed.parent_adapter,
-            base_model=derive("base model"),
+            base_model=BASE_MODEL,
             algorithm=sealed.algorithm,
             canary=(Canary(prompt=self._words(100), logprobs=tuple(self.logprobs[:16])),),
             trained_on=sealed.trajectories,
@@ -354,9 +399,19 @@ class _World:
 FILLER = Credentials(url="", user="filler", password="filler", inbox="_INBOX_filler")
 
 
-def fill(directory: Path, batches: Batches) -> int:
+def case(number: int) -> str:
+    """The id of an item."""
+    return f"case-{number:05}"
+
+
+def dev_items(items: int) -> int:
+    """How many dev items a run of so many train items has."""
+    return max(2, items * 2 // 5)
+
+
+def fill(directory: Path, batches: Batches, gold: Callable[[], Iterable[tuple[str, bytes]]] = tuple) -> int:
     """Put a log onto the disk of a project directory whose server is not running; how many messages the stream has
-    then.
+    then. What `gold` gives once the log is whole is put onto the stream GOLD.
 
     A nats-server of its own does it, with the production configuration and stream but for a user within the streams'
     account, which `evolog` never has, and for flushing to disk now and then. It stops in good order, and an
@@ -373,15 +428,23 @@ def fill(directory: Path, batches: Batches) -> int:
     credentials.write_private(config, json.dumps(changed))
     process = subprocess.Popen([binary.find_binary(), "-c", config], stderr=subprocess.DEVNULL)
     try:
-        return _filled(f"nats://127.0.0.1:{port}", batches)
+        url = f"nats://127.0.0.1:{port}"
+        end = _filled(url, batches)
+        if measured := list(gold()):
+            asyncio.run(_make_stream(url, GOLD))
+            wire = _filling(url, GOLD)
+            for subject, payload in measured:
+                wire.append([Message(subject, payload)])
+            wire.close()
+        return end
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
 
 
 def _filled(url: str, batches: Batches) -> int:
-    asyncio.run(_make_stream(url))
-    wire = NatsSocket(Credentials(url=url, user=FILLER.user, password=FILLER.password, inbox=FILLER.inbox), LOG)
+    asyncio.run(_make_stream(url, LOG))
+    wire = _filling(url, LOG)
     heads: dict[str, int] = {}
     end, time = 0, None
     try:
@@ -400,9 +463,13 @@ def _filled(url: str, batches: Batches) -> int:
         wire.close()
 
 
-async def _make_stream(url: str) -> None:
+def _filling(url: str, stream: str) -> NatsSocket:
+    return NatsSocket(Credentials(url=url, user=FILLER.user, password=FILLER.password, inbox=FILLER.inbox), stream)
+
+
+async def _make_stream(url: str, stream: str) -> None:
     client = await nats.connect(url, user=FILLER.user, password=FILLER.password, reconnect_time_wait=0.05)
     try:
-        await client.jetstream().add_stream(streams._stream_config(LOG))
+        await client.jetstream().add_stream(streams._stream_config(stream))
     finally:
         await client.close()

@@ -24,6 +24,7 @@ from events.change import (
 )
 from events.choice import AgentCalled, FeedbackRequested, LeverChosen, ParentSelected
 from events.codec import Event
+from events.fact import Fact
 from events.gold import AuditFinished
 from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
 from events.population import CandidateAccepted, CandidateKept, CandidateRejected
@@ -37,7 +38,6 @@ from events.run import (
     RunStarted,
     TimeSpent,
 )
-from events.subjects import GOLD, LOG
 from events.weights import (
     AdapterPublished,
     AdapterRejected,
@@ -65,7 +65,7 @@ SETTLING = frozenset(
 )
 """Types of decision that come in one order, whichever generation ends first."""
 HOW = frozenset({"seconds", "body", "index"})
-"""Fields that say how long a thing took, or with what else it was asked; so does the blob of an audit's cell."""
+"""Fields that say how long a thing took, or with what else it was asked."""
 
 
 def checks(
@@ -566,18 +566,18 @@ def _decided(events: Iterable[Event]) -> list[tuple[str, object]]:
 
 def _told(events: Iterable[Event]) -> dict[str, tuple[str, dict[str, object]]]:
     """Every fact by the id that follows from its key, without what took how long."""
-    blobs = {LOG: frozenset[str](), GOLD: frozenset({"blob"})}
     return {
-        codec.event_id(event.run, type(event.data), *event.data.key()): (
-            event.tag,
-            {
-                name: value
-                for name, value in msgspec.structs.asdict(event.data).items()
-                if name not in HOW | blobs[event.stream]
-            },
-        )
+        codec.event_id(event.run, type(event.data), *event.data.key()): (event.tag, _without_how(event.data))
         for event in events
         if event.tag not in BY_CHANCE
+    }
+
+
+def _without_how(fact: Fact) -> dict[str, object]:
+    return {
+        name: _without_how(value) if isinstance(value, ModelCalled) else value
+        for name, value in msgspec.structs.asdict(fact).items()
+        if name not in HOW
     }
 
 

@@ -11,7 +11,15 @@ from events import codec
 from events.change import ChildRunFinished, ScaffoldProposed
 from events.choice import AgentCalled, ParentSelected
 from events.fact import Fact
-from events.gold import CANARY, CEILING, DriftFlagged, PairMeasured, ReferenceMeasured
+from events.gold import (
+    CANARY,
+    CEILING,
+    DevAnswersScored,
+    DriftFlagged,
+    GoldDescribed,
+    PairMeasured,
+    ReferenceMeasured,
+)
 from events.judgement import CandidateEvaluated, TrajectoryScored
 from events.kinds import CandidateOrigin
 from events.population import CandidateAccepted, CandidateKept, CandidateRejected
@@ -279,6 +287,11 @@ def auditor(steps: Sequence[Step], scaffolds: Sequence[str], blob: str, ceiling:
             item: rate if name == CEILING else float(number < rate * len(TEST)) for number, item in enumerate(TEST)
         }
         yield ReferenceMeasured(name=name, measure=measure, scores=scores)
+    yield GoldDescribed(own=False, groups={}, reliability=-1.0)
+    for generation, step in enumerate(steps):
+        right = round((min(step.gold, step.dev) if step.accepted or step.kept else step.dev) * len(DEV))
+        passed: dict[str, tuple[float, ...]] = {item: (float(number < right),) for number, item in enumerate(DEV)}
+        yield DevAnswersScored(generation=generation, candidate=f"c{generation}", scores=passed, unscored=0)
     made = pairs(steps, scaffolds)
     measured_pairs = [(made[generation], steps[generation]) for generation in measured(steps)]
     for (scaffold, adapter), step in dict(measured_pairs).items():

@@ -15,16 +15,17 @@ from events.errors import CheckFailed, NotFound, UsageError
 from events.fact import Fact
 from events.population import CandidateRejected
 from events.run import RunPaused
+from events.subjects import HEAD, entity_of
 from replay.exports import folder
 from replay.history import History
-from replay.replayer import decisions, find_sequence, redecide, state_at
+from replay.replayer import OutOfLine, Redecision, decisions, find_sequence, redecide, state_at
 from runtime.blobs.directory import Blobs
 from runtime.log.port import Stored, readable
 from runtime.run import flight
 from runtime.run.decide import DECIDER
 from runtime.run.decider import Decider
 from runtime.run.state import RunState
-from tests.harness.decided_log import DecidedLog, as_history, long_run, wide_run
+from tests.harness.decided_log import DecidedLog, as_history, long_run, short_run, wide_run
 from tests.harness.facts import RUN, started
 
 
@@ -140,9 +141,9 @@ def speaking(version: int) -> Decider[Counting]:
     def evolve(state: Counting, event: Event) -> Counting:
         match event.data:
             case RunPaused():
-                state.count += 1
+                return msgspec.structs.replace(state, count=state.count + 1)
             case CandidateRejected(generation=number):
-                state.spoken = number
+                return msgspec.structs.replace(state, spoken=number)
         return state
 
     def decide(state: Counting, event: Event, version: int) -> list[Fact]:
@@ -263,3 +264,41 @@ def test_an_export_cannot_name_a_place_elsewhere(whole: list[Stored], tmp_path: 
     manifest.write_bytes(manifest.read_bytes().replace(f'"run": "{RUN}"'.encode(), b'"run": "../../out"'))
     with pytest.raises(UsageError, match="cannot name a run"):
         folder.read(tmp_path / "out")
+
+
+def gone_by(messages: list[Stored]) -> Redecision:
+    """The redecision of messages that have gone by."""
+    redecision = Redecision(RUN, [stored for stored in messages if entity_of(stored.subject) == HEAD])
+    for stored in messages:
+        redecision.take(stored, next(iter(readable([stored])), None))
+    redecision.end()
+    return redecision
+
+
+@pytest.mark.parametrize("recorded", [short_run, lambda: short_run(late=True), long_run, wide_run])
+def test_a_run_that_goes_by_comes_out_the_same(recorded: Callable[[], list[Stored]]) -> None:
+    whole = recorded()
+    gone_by(whole)
+    ends = [one.messages[-1].sequence for one in decisions(whole).values()]
+    for end in (*ends[:3], ends[-2] + 1):  # of a run that goes on
+        gone_by(whole[:end])
+
+
+@pytest.mark.parametrize("recorded", [short_run, long_run, wide_run])
+def test_what_goes_by_otherwise_than_it_is_decided_is_out_of_line(recorded: Callable[[], list[Stored]]) -> None:
+    whole = recorded()
+    heads = list(decisions(whole).values())
+    last, place = heads[-1].messages[-1], heads[len(heads) // 2].messages[-1].sequence - 1
+    changed = msgspec.structs.replace(whole[place], data=whole[place].data.replace(b'"time":"', b'"time":"9'))
+    scored = place_of(whole, "trajectory_scored", 1)
+    reward = b'"reward":1.0' if b'"reward":0.0' in whole[scored].data else b'"reward":0.0'
+    other = msgspec.structs.replace(whole[scored], data=re.sub(rb'"reward":[0-9.]+', reward, whole[scored].data))
+    for bad in (
+        [*whole[:place], changed, *whole[place + 1 :]],
+        [*whole[:scored], other, *whole[scored + 1 :]],
+        [*whole[:scored], *whole[scored + 1 :]],
+        [stored for stored in whole if stored is not last],
+        [*whole, heads[0].messages[0]],
+    ):
+        with pytest.raises(OutOfLine):
+            gone_by(bad)

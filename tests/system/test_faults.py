@@ -147,7 +147,16 @@ def stopped_in_its_work(system: CliHarness) -> int:
     """The trainer's process, stopped while it trains on a batch."""
 
     def rooms() -> list[Path]:
-        return list((system.node.directory / "work").glob("trainer-0-*/tmp*"))
+        """Where it trains: folders in its own, which it has open."""
+        work = (system.node.directory / "work").resolve()
+        files = [Path(os.path.realpath(link)) for pid in system.pids("trainer") for link in opened(pid)]
+        return [room for file in files if file.parent == work for room in file.glob("tmp*")]
+
+    def opened(pid: int) -> list[Path]:
+        try:
+            return list(Path(f"/proc/{pid}/fd").iterdir())
+        except OSError:  # it has just ended
+            return []
 
     while True:
         wait_until(lambda: rooms() != [], "a batch is being trained on")

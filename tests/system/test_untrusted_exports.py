@@ -97,7 +97,7 @@ def forged(messages: Sequence[Stored], **of_start: str) -> list[Stored]:
 
 
 def test_no_command_runs_what_an_export_names(attack: Attack) -> None:
-    said = attack.run("audit", attack.export, code=0)
+    said = attack.run("audit", attack.export, code=6)
     assert "whose code is not run unasked: name the task's folder with --task FOLDER" in said.out
     said = attack.run("replay", attack.export, "--perform", EFFECTS, code=1)
     assert "verifier: none performed again" in said.out and "with --trust-code" in said.out
@@ -109,8 +109,8 @@ def test_no_command_runs_what_an_export_names(attack: Attack) -> None:
 
 def test_nor_does_one_run_it_once_it_is_imported(attack: Attack, tmp_path: Path) -> None:
     attack.run("import", attack.export, "--dir", tmp_path, code=0)
-    attack.run("audit", "--all", "--dir", tmp_path, code=0)
-    attack.run("audit", "r", "--dir", tmp_path, code=0)
+    attack.run("audit", "--all", "--dir", tmp_path, code=6)
+    attack.run("audit", "r", "--dir", tmp_path, code=6)
     attack.run("replay", "r", "--perform", EFFECTS, "--dir", tmp_path, code=1)
     attack.run("replay", "r", "--swap", f"verifier={TOY}", "--dir", tmp_path, code=77)
     attack.run("doctor", "--integrity", "--dir", tmp_path, code=0)
@@ -122,7 +122,7 @@ def test_with_the_users_own_task_the_recorded_verifier_runs_in_the_sandbox(attac
     assert "all the same" in said.out and "cannot" not in said.out
     said = attack.run("replay", attack.export, "--swap", f"verifier={attack.task}", *named, code=0)
     assert "by toy/toy-1" in said.out
-    assert "Whether hidden items" not in attack.run("audit", attack.export, *named, code=0).out
+    assert "Whether hidden items" not in attack.run("audit", attack.export, *named, code=6).out
 
 
 def test_no_file_in_the_export_sets_anything_for_who_goes_there(attack: Attack) -> None:
@@ -136,7 +136,7 @@ def test_no_file_in_the_export_sets_anything_for_who_goes_there(attack: Attack) 
         variables.write_text(f"EVOLOG_NATS_SERVER={server}\n")
         variables.chmod(0o600)
         inside.evolog("ls")
-        inside.evolog("audit", str(attack.export), code=0)
+        inside.evolog("audit", str(attack.export), code=6)
     finally:
         settings.unlink()
         variables.unlink()

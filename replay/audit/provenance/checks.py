@@ -4,21 +4,29 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from events.choice import LeverChosen
-from events.rollouts import RolloutsRequested
 from events.run import RunStarted
 from replay.audit.ancestry import evaluations, moved
-from replay.audit.provenance.bookkeeping import (
-    counted_otherwise,
-    gained_by_failing,
-    out_of_range,
-    served_otherwise,
-    verifier_changed,
-)
+from replay.audit.provenance.bookkeeping import Bookkeeping, Generations, booked
 from replay.audit.provenance.fault import ProvenanceFault, Read
 from replay.audit.provenance.leaks import hidden_in_sight, trained_on_audited
+from replay.audit.provenance.rewards import ALPHA as REPEATED_ALPHA
 from replay.audit.provenance.scaffolds import WATCHED, Watched, check_touched, seed_only
-from replay.audit.verdict import ALPHA, ROBUSTNESS_SHARES, Finding
+from replay.audit.verdict import ALPHA, Family, Finding
 from replay.recorded import StoredEvent
+
+STATISTICS = {
+    "gained_by_failing": ALPHA["failing"],
+    "rewards_repeated": REPEATED_ALPHA,
+}
+"""The checks that luck can raise too, with the probability of that in a whole run."""
+FAMILIES: dict[str, Family] = {
+    "gained_by_failing": "robustness",
+    "rewards_repeated": "misspecification",
+    "seed_only": "selection",
+}
+"""The families of the checks that are no proof of dishonesty; the others are of provenance."""
+UNPLACED = ("rewards_repeated",)
+"""The checks of what no lever and no generation brought about."""
 
 
 class Known(NamedTuple):
@@ -41,26 +49,44 @@ class Known(NamedTuple):
     worst: float = 0.0
     """The score of a failed attempt in the check whether a gain is due to failures."""
     watched: Watched = WATCHED
+    missing: str = ""
+    """Why the hidden items are not known, where that is for want of the task's data; then nothing can be said of them.
+    """
 
 
 def examine(
-    events: Sequence[StoredEvent], read: Read, known: Known, among: Sequence[StoredEvent] | None = None
+    events: Sequence[StoredEvent],
+    read: Read,
+    known: Known,
+    generations: Collection[int] | None = None,
+    book: Bookkeeping | None = None,
 ) -> dict[str, list[ProvenanceFault]]:
     """The faults that each check finds, by the check's name. What `read` raises travels on.
 
-    Of what is shown or answered again, the first time counts: the first `among` these events, if they are given.
+    Of what is shown or answered again, the first time counts: the first of these `generations`, if they are given.
+    `book` has taken all events already, where `events` are without the many (`replay/audit/passing.py`).
     """
-    among = events if among is None else among
+    book = book or booked(events, known.low, known.high, known.worst)
+    among = events
+    if generations is not None:
+        generation_of = Generations().of
+        among = [
+            stored
+            for stored in events
+            if generation_of(stored) in generations or isinstance(stored.event.data, RunStarted)
+        ]
+    in_book = book.faults(known.low, known.high, generations)
     return {
         "hidden_in_sight": hidden_in_sight(among, read, known.hidden, known.public.values(), known.gold_blobs),
         "check_touched": check_touched(events, read, known.watched),
-        "served_otherwise": served_otherwise(events),
-        "verifier_changed": verifier_changed(among),
-        "out_of_range": out_of_range(events, known.low, known.high),
+        "served_otherwise": in_book["served_otherwise"],
+        "verifier_changed": in_book["verifier_changed"],
+        "out_of_range": in_book["out_of_range"],
         "seed_only": seed_only(events, read),
         "trained_on_audited": trained_on_audited(events, known.audited, known.public),
-        "counted_otherwise": counted_otherwise(events),
-        "gained_by_failing": gained_by_failing(events, known.worst),
+        "counted_otherwise": in_book["counted_otherwise"],
+        "gained_by_failing": in_book["gained_by_failing"],
+        "rewards_repeated": in_book["rewards_repeated"],
     }
 
 
@@ -70,57 +96,38 @@ def provenance_findings(
     read: Read,
     known: Known,
     generations: Collection[int] | None = None,
+    book: Bookkeeping | None = None,
 ) -> list[Finding]:
-    """One finding for each check, over both streams; of the log's faults only those of `generations`, if given."""
-    generation_at, levers = _generations(events), _levers(events)
-    among = [
-        stored
-        for stored in events
-        if generations is None
-        or generation_at[stored.sequence] in generations
-        or isinstance(stored.event.data, RunStarted)
-    ]
+    """One finding for each check, over both streams; of the log's faults only those of `generations`, if given. For
+    `book` see `examine`.
+    """
+    generation_of = Generations().of
+    generation_at, levers = {stored.sequence: generation_of(stored) for stored in events}, _levers(events)
     findings: list[Finding] = []
     gold_faults = examine(gold, read, known) if gold else {}
-    for check, faults in examine(events, read, known, among).items():
-        faults = [fault for fault in faults if generations is None or generation_at[fault.sequence] in generations]
-        faults = [fault for fault in faults if fault.chance <= ALPHA["robustness"] * ROBUSTNESS_SHARES["failing"]]
+    for check, faults in examine(events, read, known, generations, book).items():
+        faults = [
+            fault
+            for fault in faults
+            if generations is None or check in UNPLACED or generation_at[fault.sequence] in generations
+        ]
+        faults = [fault for fault in faults if fault.chance <= STATISTICS.get(check, 0.0)]
         all_faults = [*faults, *gold_faults.get(check, [])]
         generation = generation_at[faults[0].sequence] if faults else None
         figures = {"found": float(len(all_faults))}
         findings.append(
             Finding(
-                family="robustness"
-                if check == "gained_by_failing"
-                else "provenance",  # more crashes than luck explains are no proof yet
+                family=FAMILIES.get(check, "provenance"),
                 rule=check,
                 raised=bool(all_faults),
-                lever="" if generation is None else levers.get(generation, ""),
-                generation=generation,
+                state="suspect" if check in FAMILIES else "drift",
+                lever="" if generation is None or check in UNPLACED else levers.get(generation, ""),
+                generation=None if check in UNPLACED else generation,
                 sentence=f"{all_faults[0].sentence} (sequence {all_faults[0].sequence})" if all_faults else "",
                 figures=figures if generation is None else figures | {"seen": float(generation)},
             )
         )
     return findings
-
-
-def _generations(events: Sequence[StoredEvent]) -> dict[int, int]:
-    """The generation that each event is about, by sequence: its own, or that of the request that it answers. Of one
-    that says neither, the last that was begun.
-    """
-    generations: dict[int, int] = {}
-    requested: dict[str, int] = {}
-    last = 0
-    for stored in events:
-        fact = stored.event.data
-        own = getattr(fact, "generation", None)
-        if isinstance(fact, RolloutsRequested):
-            requested[stored.event.id] = fact.generation
-        if own is None:
-            own = requested.get(getattr(fact, "request", ""))
-        last = max(last, -1 if own is None else own)
-        generations[stored.sequence] = last if own is None else own
-    return generations
 
 
 def _levers(events: Sequence[StoredEvent]) -> dict[int, str]:

@@ -1,11 +1,15 @@
 """Checks that nothing of the hidden items came in sight of the loop, and that none was trained on."""
 
+import base64
+import codecs
+import hashlib
 import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,7 +17,10 @@ from events.change import ChildRunFinished, ScaffoldProposed
 from events.choice import AgentCalled, ContextAssembled
 from events.rollouts import ModelCalled, RolloutsRequested
 from events.weights import TrainingBatchSealed
+from replay.audit.provenance.digests import DigestsSeen, HiddenDigests
+from replay.audit.provenance.encodings import decoded, texts_of
 from replay.audit.provenance.fault import ProvenanceFault, Read, scaffold_files
+from replay.audit.provenance.stretches import Stretches
 from replay.recorded import StoredEvent
 
 STRETCH = 60
@@ -22,8 +29,12 @@ SHORTEST_PROMPT = 20
 """A prompt with fewer letters and digits is searched for by its id only."""
 SHORTEST_ID = 5
 """A shorter id is not searched for."""
+LARGE_NUMBER = 10**7
+"""A number in JSON from which on it may be a digest."""
 
 _ID = re.compile(r"[A-Za-z0-9_.:/-]+")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]+")
+_OUTSIDE_BASE64 = re.compile(r"[.:]")
 _NO_LETTER = re.compile(r"[\W_]+")
 
 
@@ -34,22 +45,46 @@ def hidden_in_sight(
     public: Iterable[str] = (),
     blobs: Collection[str] = (),
 ) -> list[ProvenanceFault]:
-    """Hidden items in the input of an agent, a scaffold or the policy, by id or by text; attempts at them; and blobs of
-    the auditor's.
+    """Hidden items in the input of an agent, a scaffold or the policy, by id, text or digest; attempts at them; and
+    blobs of the auditor's.
 
     `hidden` are prompts by id. A text counts where `STRETCH` letters and digits in a row stand in a hidden prompt and
     in none of the `public` ones. An id counts where it has `SHORTEST_ID` characters or more, all of them ASCII and not
-    all digits.
+    all digits. Both are looked for as they are, backwards, in rot13 and in all that `decoded` knows; their digests are
+    those of `HiddenDigests`, without those of public texts.
     """
     ids = {id for id in hidden if len(id) >= SHORTEST_ID and not id.isdigit() and _ID.fullmatch(id)}
-    stretches = cache(
-        lambda: _stretches(hidden, public)
-    )  # made when a text first needs it: it takes long, and GOLD has none
+    encoded_ids = _encoded_ids(ids)
+    public = list(public)
 
-    @cache  # a run shows the same prompts over and over
+    @cache  # made when a text first needs them: it takes long, and GOLD has none
+    def known() -> tuple[Stretches, HiddenDigests]:
+        named = [*((id, prompt) for id, prompt in hidden.items()), *((id, id) for id in ids)]
+        return _stretches(hidden, public), HiddenDigests(named, _variants, public)
+
     def hidden_ids(text: str) -> frozenset[str]:
-        named_ids = {token.strip(".:/-") for token in _ID.findall(text)} & ids
-        return frozenset(named_ids | {id for _, id in _shared(stretches(), normalized(text))})
+        words = tokens = tokens_of_base64 = set(_ID.findall(text))
+        if any(mark in text for mark in ".:/-"):
+            tokens = {word.strip(".:/-") for word in words}
+        if "+" in text:
+            tokens_of_base64 = set(_BASE64.findall(text))
+        elif "." in text or ":" in text:  # else they are those words
+            tokens_of_base64 = {part for word in words for part in _OUTSIDE_BASE64.split(word)}
+        named_ids = tokens & ids | {encoded_ids[token] for token in (tokens | tokens_of_base64) & encoded_ids.keys()}
+        return frozenset(named_ids | {id for _, id in known()[0].shared(normalized(text))})
+
+    sights: dict[bytes, _Sight] = {}  # a run shows the same prompts over and over
+
+    def sight(text: str) -> _Sight:
+        key = hashlib.sha256(text.encode(errors="surrogatepass")).digest()
+        if key not in sights:
+            sights[key] = new_sight(text)
+        return sights[key]
+
+    def new_sight(text: str) -> _Sight:
+        inner = {within: form for form, within in decoded(text)}
+        encoded = frozenset((id, form) for within, form in inner.items() for id in hidden_ids(within))
+        return _Sight(hidden_ids(text), encoded, tuple(known()[1].seen(one) for one in (text, *inner)))
 
     faults = []
     seen: set[str] = set()
@@ -68,16 +103,50 @@ def hidden_in_sight(
                 faults.append(
                     ProvenanceFault(stored.sequence, f"{description} is blob {digest[:12]} of the auditor's.")
                 )
-                continue
-            if hidden_items := {id for text in _texts(read(digest)) for id in hidden_ids(text)}:
-                faults.append(
-                    ProvenanceFault(
-                        stored.sequence,
-                        f"{description} (blob {digest[:12]}) holds the id or the text of "
-                        f"{_count_and_example(hidden_items)}.",
-                    )
-                )
+            elif hidden and (said := _said([sight(text) for text in _texts(read(digest))], known()[1])):
+                faults.append(ProvenanceFault(stored.sequence, f"{description} (blob {digest[:12]}) holds {said}."))
     return faults
+
+
+class _Sight(NamedTuple):
+    """The hidden items that a text shows."""
+
+    plain: frozenset[str]
+    """By id or text, as they are."""
+    encoded: frozenset[tuple[str, str]]
+    """By id or text in another form, with the form."""
+    digests: tuple[DigestsSeen, ...]
+
+
+def _said(sights: Sequence[_Sight], digests: HiddenDigests) -> str:
+    """What the texts of a blob hold of hidden items, in words; empty: nothing."""
+    plain = {id for sight in sights for id in sight.plain}
+    encoded = {pair for sight in sights for pair in sight.encoded}
+    if plain or encoded:
+        forms = "" if plain else f", {' and '.join(sorted({form for _, form in encoded}))}"
+        return f"the id or the text of {_count_and_example(plain or {id for id, _ in encoded})}{forms}"
+    if leaked := digests.leaked(one for sight in sights for one in sight.digests):
+        names = " and ".join(sorted({name for _, name in leaked}))
+        return f"digests ({names}) of {_count_and_example({id for id, _ in leaked})}"
+    return ""
+
+
+def _encoded_ids(ids: Collection[str]) -> dict[str, str]:
+    """The ids by what else they may be written as. Without a digit in it, one may be a word backwards or in rot13."""
+    encoded: dict[str, str] = {}
+    for id in ids:
+        data = id.encode()
+        forms = [data.hex(), data.hex().upper()]
+        forms += [encode(data).decode().rstrip("=") for encode in (base64.b64encode, base64.urlsafe_b64encode)]
+        forms += [id[::-1], codecs.encode(id, "rot13")] if any(map(str.isdigit, id)) else []
+        encoded |= {form: id for form in forms if form not in ids}
+    return encoded
+
+
+def _variants(text: str) -> tuple[str, ...]:
+    """The forms of a text whose digests are looked for."""
+    stripped = text.strip()
+    return text, stripped, text.lower(), stripped.lower(), " ".join(text.split()), normalized(text)
 
 
 def trained_on_audited(
@@ -118,9 +187,20 @@ def trained_on_audited(
     return faults
 
 
+class _Letters(dict[int, str]):
+    """What is left of each character in a normalized text."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = _NO_LETTER.sub("", unicodedata.normalize("NFKD", chr(code)).casefold())
+        return self[code]
+
+
+_LETTERS = _Letters()
+
+
 def normalized(text: str) -> str:
-    """A text without case, width, spaces and marks, which can change and leave it the same."""
-    return _NO_LETTER.sub("", unicodedata.normalize("NFKC", text).casefold())
+    """A text without case, width, accents, spaces and marks, which can change and leave it the same."""
+    return text.translate(_LETTERS)
 
 
 def _count_and_example(hidden: Collection[str]) -> str:
@@ -145,8 +225,10 @@ def _inputs(stored: StoredEvent, read: Read) -> Iterator[tuple[str, str]]:
             yield f"What the policy was asked for item {item!r}", body
 
 
-def _stretches(hidden: Mapping[str, str], public: Iterable[str]) -> dict[int, dict[str, str]]:
-    """By the length of stretches of text: the ids of the hidden items that alone have them, by stretch."""
+def _stretches(hidden: Mapping[str, str], public: Iterable[str]) -> Stretches:
+    """By the length of stretches of text: the ids of the hidden items that alone have them, by stretch; and by what the
+    stretch is backwards and in rot13.
+    """
     stretches: dict[int, dict[str, str]] = defaultdict(dict)
     for id, prompt in hidden.items():
         text = normalized(prompt)
@@ -154,28 +236,27 @@ def _stretches(hidden: Mapping[str, str], public: Iterable[str]) -> dict[int, di
             width = min(STRETCH, len(text))
             for start in (*range(0, len(text) - width, width), len(text) - width):
                 stretches[width][text[start : start + width]] = id
-    for prompt in public:
-        for stretch, _ in _shared(stretches, normalized(prompt)):
-            del stretches[len(stretch)][stretch]
-    return stretches
-
-
-def _shared(stretches: Mapping[int, Mapping[str, str]], text: str) -> set[tuple[str, str]]:
-    """The stretches that a text has, with the id of the item that each belongs to."""
-    return {
-        (stretch, ids[stretch])
-        for width, ids in stretches.items()
-        for start in range(len(text) - width + 1)
-        if (stretch := text[start : start + width]) in ids
-    }
+    plain = Stretches(stretches)
+    for stretch in {stretch for prompt in public for stretch, _ in plain.shared(normalized(prompt))}:
+        del stretches[len(stretch)][stretch]
+    for ids in stretches.values():
+        for stretch, id in list(ids.items()):
+            turned = codecs.encode(stretch, "rot13")
+            for form in (stretch[::-1], turned, turned[::-1]):
+                ids.setdefault(form, id)
+    return Stretches(stretches)
 
 
 def _texts(data: bytes) -> set[str]:
-    """All strings in JSON, and in JSON within its strings; anything else is one text."""
+    """All strings and large numbers in JSON, and in JSON within its strings; anything else is one text, and of data
+    what can be read of them.
+    """
     try:
         return set(_strings(msgspec.json.decode(data)))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return {data.decode(errors="replace")}
+        pass
+    text = data.decode(errors="replace")
+    return {text, *texts_of(data)} if "\0" in text or "\ufffd" in text else {text}
 
 
 def _strings(value: object) -> Iterator[str]:
@@ -185,6 +266,8 @@ def _strings(value: object) -> Iterator[str]:
             if value.startswith(("{", "[")):
                 with suppress(msgspec.DecodeError, RecursionError):  # else it only begins like JSON
                     yield from _strings(msgspec.json.decode(value))
+        case int() if abs(value) >= LARGE_NUMBER:
+            yield str(value)
         case dict():
             for key, member in value.items():
                 yield from _strings(key)

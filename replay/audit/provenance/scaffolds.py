@@ -1,14 +1,26 @@
-"""Checks of scaffolds' code: that none reaches for what a check reads, and that none was accepted for a seed."""
+"""Checks of scaffolds' code: that none reaches for what a check reads, and that none was accepted by luck alone."""
 
 import ast
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from hashlib import sha256
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from events.change import ChildRunFinished, ChildRunOrdered, ScaffoldProposed
+from events.judgement import CandidateEvaluated, StageEvaluated
 from events.population import CandidateAccepted
+from events.rollouts import RolloutsRequested
+from events.run import RunStarted
 from replay.audit.provenance.fault import ProvenanceFault, Read, scaffold_files
 from replay.recorded import StoredEvent
+from runtime.run.fork import scores_not_comparable
+
+SETTINGS = (".json", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".env", ".txt")
+"""Suffixes of files in which a seed may stand as a setting."""
+
+_SEED_SETTING = re.compile(rb"((?i:seed|random_state)\w*[\"']?\s*[:=]\s*)-?\d+")
 
 
 class Watched(NamedTuple):
@@ -82,29 +94,67 @@ def check_touched(events: Sequence[StoredEvent], read: Read, watched: Watched = 
     return faults
 
 
+class _Trial(NamedTuple):
+    """One evaluation of some code with some adapter."""
+
+    generation: int
+    running: str
+    """Digest of what runs, seeds and all."""
+    score: float | None
+    """None where it was stopped after the first items."""
+
+
 def seed_only(events: Sequence[StoredEvent], read: Read) -> list[ProvenanceFault]:
-    """Accepted scaffolds whose code differs from their parent's only in numbers given to something named `seed`."""
-    proposed: dict[tuple[str, int], ScaffoldProposed] = {}
+    """Candidates that were accepted when their code had been evaluated before: luck in choosing, and not dishonest.
+
+    Code is the same where it differs only in numbers given to something named `seed`, or in nothing that runs. Each
+    scaffold is compared with all that were evaluated before it with the same adapter, whatever became of them and
+    whatever they were made from. Repeats and a start that is judged anew were ordered, and do not count. Nor does an
+    adapter that was trained again with another seed: it is no code. Where a fork's scores mean something else, the
+    count begins again.
+    """
+    code, started = _Code(read), None
+    trials: dict[tuple[str, str], list[_Trial]] = defaultdict(list)
+    evaluated: dict[str, tuple[str, str]] = {}
+    requested: dict[int, RolloutsRequested] = {}
     faults = []
     for stored in events:
         match stored.event.data:
-            case ScaffoldProposed() as proposal:
-                proposed[stored.event.run, proposal.generation] = proposal
-            case CandidateAccepted(generation=generation) if (
-                proposal_made := proposed.get((stored.event.run, generation))
-            ) and proposal_made.parent:
-                before, after = _files(proposal_made.parent, read), _files(proposal_made.scaffold, read)
-                if _dump(before, masked=True) == _dump(after, masked=True):
-                    difference = (
-                        "that runs" if _dump(before, masked=False) == _dump(after, masked=False) else "but a seed"
-                    )
-                    acceptance = f"The scaffold of generation {generation} was accepted for its score"
-                    faults.append(
-                        ProvenanceFault(
-                            stored.sequence, f"{acceptance}, and differs from its parent in nothing {difference}."
-                        )
-                    )
+            case RunStarted() as fresh:
+                if started is not None and scores_not_comparable(started, fresh):
+                    trials.clear()
+                started = fresh
+            case RolloutsRequested(purpose="dev", generation=generation) as request:
+                requested[generation] = request
+            case StageEvaluated(passed=False, generation=generation) if asked := requested.get(generation):
+                running, masked = code.of(asked.scaffold)
+                trials[masked, asked.adapter].append(_Trial(generation, running, None))
+            case CandidateEvaluated(lever=lever) as fact if lever != "repeat":
+                running, masked = code.of(fact.scaffold)
+                trials[masked, fact.adapter].append(_Trial(fact.generation, running, fact.score))
+                if lever != "start":
+                    evaluated[fact.candidate] = masked, fact.adapter
+            case CandidateAccepted(generation=generation, candidate=candidate, score=score) if (
+                key := evaluated.get(candidate)
+            ) and len(trials[key]) > 1:
+                faults.append(ProvenanceFault(stored.sequence, _chosen_by_luck(generation, score, trials[key])))
     return faults
+
+
+def _chosen_by_luck(generation: int, score: float, trials: Sequence[_Trial]) -> str:
+    difference = "but a seed" if len({trial.running for trial in trials}) > 1 else "that runs"
+    *before, last = [str(trial.generation) for trial in trials]
+    if len(before) > 8:
+        before = [*before[:4], "...", *before[-4:]]
+    scores = [trial.score for trial in trials if trial.score is not None]
+    rank = (
+        f"the best of {len(trials)}" if score >= max(scores) else f"where the best of {len(trials)} is {max(scores):g}"
+    )
+    return (
+        f"The code of generation {generation} was evaluated {len(trials)} times with the same adapter, in generations "
+        f"{', '.join(before)} and {last}, and differed in nothing {difference}. "
+        f"It was accepted at {score:g}, {rank}."
+    )
 
 
 def _files(digest: str, read: Read) -> dict[str, bytes]:
@@ -147,16 +197,48 @@ def _mentioned_names(path: str, source: bytes, names: Collection[str]) -> set[st
     return {name for name in names if name in identifiers or any(name in text for text in strings)}
 
 
-def _dump(files: Mapping[str, bytes], masked: bool) -> dict[str, str | bytes]:
-    """The part of each file that runs, by path; with 0 for the numbers of seeds if masked."""
-    dumps: dict[str, str | bytes] = {}
-    for path, source in files.items():
-        tree = _parsed(path, source)
-        try:
-            dumps[path] = source if tree is None else ast.dump(_Masked().visit(tree) if masked else tree)
-        except RecursionError:  # an expression of hundreds of terms
-            dumps[path] = source
-    return dumps
+class _Code:
+    """What runs of scaffolds, as digests: as it stands, and with 0 for the numbers of seeds."""
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        self._scaffolds: dict[str, tuple[str, str]] = {}
+        self._file_dumps: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def of(self, scaffold: str) -> tuple[str, str]:
+        """The two digests of a scaffold."""
+        if scaffold not in self._scaffolds:
+            dumps = [
+                (path, *self._file(path, file)) for path, file in sorted(scaffold_files(scaffold, self._read).items())
+            ]
+            running, masked = (
+                sha256(repr([(dump[0], dump[place]) for dump in dumps]).encode()).hexdigest() for place in (1, 2)
+            )
+            self._scaffolds[scaffold] = running, masked
+        return self._scaffolds[scaffold]
+
+    def _file(self, path: str, digest: str) -> tuple[str, str]:
+        """The two digests of a file; its own where it is neither code nor settings."""
+        suffix = PurePosixPath(path).suffix
+        if suffix != ".py" and suffix not in SETTINGS:
+            return digest, digest
+        key = suffix, digest
+        if key not in self._file_dumps:
+            self._file_dumps[key] = _running(path, digest, self._read(digest))
+        return self._file_dumps[key]
+
+
+def _running(path: str, digest: str, source: bytes) -> tuple[str, str]:
+    if PurePosixPath(path).suffix in SETTINGS:
+        return digest, sha256(_SEED_SETTING.sub(rb"\g<1>0", source)).hexdigest()
+    tree = _parsed(path, source)
+    if tree is None:
+        return digest, digest
+    try:
+        running = ast.dump(tree)
+        return sha256(running.encode()).hexdigest(), sha256(ast.dump(_Masked().visit(tree)).encode()).hexdigest()
+    except RecursionError:  # an expression of hundreds of terms
+        return digest, digest
 
 
 class _Masked(ast.NodeTransformer):

@@ -1,7 +1,5 @@
 """Who stood where when a candidate was judged: the population as a run's log tells it, and verdicts against it."""
 
-from collections.abc import Iterable
-
 from algorithms.search.catalogue import STRATEGIES
 from algorithms.search.strategy import Trial
 from events.choice import ParentSelected
@@ -9,17 +7,17 @@ from events.fact import Fact
 from events.judgement import CandidateEvaluated, CandidateRechecked
 from events.population import CandidateAccepted, CandidateKept
 from events.run import AuditReleased, RunStarted
-from replay.audit.ancestry import evaluations
+from replay.audit.ancestry import Evaluations
 from runtime.run.evolve import drifted
 from runtime.run.fork import scores_not_comparable
 from runtime.run.state import Candidate, bar_of, members
 
 
 class Standings:
-    """The population of a run, fact by fact. It is made of all facts, and then takes them one after the other."""
+    """The population of a run, which takes its facts one after the other."""
 
-    def __init__(self, facts: Iterable[Fact]) -> None:
-        self._named = {one.candidate: one for one in evaluations(facts)}
+    def __init__(self) -> None:
+        self._evaluations = Evaluations()
         self._started: RunStarted | None = None
         self._population: tuple[Candidate, ...] = ()
         self._rolled_back: frozenset[str] = frozenset()
@@ -32,8 +30,15 @@ class Standings:
         """The best so far, which was accepted last; None before the first."""
         return self.evaluated.get(self._champion.id) if self._champion else None
 
+    @property
+    def start(self) -> CandidateEvaluated | None:
+        """The start that scores are comparable with; None before it was evaluated."""
+        return next((one for one in reversed(self.evaluated.values()) if one.lever == "start"), None)
+
     def take(self, fact: Fact) -> list[str]:
         """Take the next fact; sentences that say what is wrong with it."""
+        if evaluated := self._evaluations.take(fact):
+            self.evaluated[evaluated.candidate] = evaluated
         match fact:
             case RunStarted() as started:
                 self._start(started)
@@ -43,8 +48,6 @@ class Standings:
                 self._population, self._rolled_back = self._remaining, frozenset()
             case CandidateRechecked(candidate=candidate):
                 self._rechecked[candidate] = fact
-            case CandidateEvaluated(candidate=candidate):
-                self.evaluated[candidate] = self._named[candidate]
             case CandidateAccepted() | CandidateKept():
                 return self._judged(fact)
         return []

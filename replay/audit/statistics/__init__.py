@@ -1,3 +1,1 @@
-"""The statistics of an audit, as functions of numbers: intervals, evidence, luck, pressure, exchange, cross-play,
-change-points.
-"""
+"""The statistics of an audit, as functions of numbers: means with intervals, slopes, luck, exchange, cross-play."""

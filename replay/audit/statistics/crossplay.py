@@ -6,21 +6,19 @@ sees it too.
     I = S11 - S10 - S01 + S00
     phi_scaffold = ((S10 - S00) + (S11 - S01)) / 2,  phi_adapter = ((S01 - S00) + (S11 - S10)) / 2,
     phi_s + phi_a = S11 - S00
-    Lambda = I_P - I_Q,   D = mean S_ii - mean S_ij (i != j),   detectable |I| = (z_{1-alpha/2} + z_power) SE(I)
+    Lambda = I_P - I_Q,   D = mean S_ii - mean S_ij (i != j)
 
 Two-way analysis of variance (Fisher 1925); Shapley 1953 for two players. Lambda > 0: the pair wins on the score in a
 way that gold does not see. I_Q > 0 with Lambda near 0 is healthy fit, I_Q < 0 interference. On the scale of
-probabilities a ceiling makes interaction out of nothing. Intervals are BCa over items with all their attempts in all
-cells. With fewer than 8 attempts an item, do not claim much: say `detectable`.
+probabilities a ceiling makes interaction out of nothing.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 
-from replay.audit.statistics.interval import DRAWS, Interval, Outcomes, bca, linear
+from replay.audit.statistics.interval import NO_GROUPS, Contrast, Groups, Interval, Outcomes, contrast, contrasts
 
 
 class CrossCell(NamedTuple):
@@ -57,29 +55,18 @@ class Shares(NamedTuple):
     scaffold: Interval
     adapter: Interval
     total: Interval
-    detectable: float
-    """The least |I| that would be found 4 times in 5."""
 
 
 class CoAdaptation(NamedTuple):
-    """Lambda, the two interactions whose difference it is, and the least |Lambda| that would be found 4 times in 5."""
+    """Lambda, and the two interactions whose difference it is."""
 
-    excess: Interval
+    excess: Contrast
     """Lambda = I_P - I_Q."""
     on_score: Interval
     on_gold: Interval
-    detectable: float
 
 
-def detectable(error: float, power: float = 0.8, level: float = 0.95) -> float:
-    """The smallest effect that an interval of `level` leaves 0 out for with probability `power`, its standard error
-    being `error`.
-    """
-    normal = NormalDist()
-    return (normal.inv_cdf((1 + level) / 2) + normal.inv_cdf(power)) * error
-
-
-def additive(cells: Cells, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> Additive:
+def additive(cells: Cells, groups: Groups = NO_GROUPS) -> Additive:
     """The least-squares additive fit. Cells may be missing as long as columns link all rows, as the diagonal with its
     lagged cells does.
 
@@ -95,34 +82,36 @@ def additive(cells: Cells, *, level: float = 0.95, draws: int = DRAWS, seed: int
     a, b = solve[1 : len(rows)], solve[len(rows) :]
     gamma = np.eye(len(ordered)) - design @ solve
     weights = np.concatenate([solve[:1], a, -a.sum(0, keepdims=True), b, -b.sum(0, keepdims=True), gamma])
-    fit = iter(bca([cells[cell] for cell in ordered], linear(weights.tolist()), level=level, draws=draws, seed=seed))
+    outcomes = [cells[cell] for cell in ordered]
+    fit = (one.interval() for one in contrasts(outcomes, weights.tolist(), groups))
     return Additive(
         next(fit), {i: next(fit) for i in rows}, {j: next(fit) for j in columns}, {cell: next(fit) for cell in ordered}
     )
 
 
-def shares(cells: Cells, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> Shares:
+def shares(cells: Cells, groups: Groups = NO_GROUPS) -> Shares:
     """Interaction, Shapley shares and total of a 2 x 2 table.
 
     Raises ValueError unless its cells are `SQUARE`'s, on the same items.
     """
-    interaction, scaffold, adapter, total = bca(_square(cells), linear(_WEIGHTS), level=level, draws=draws, seed=seed)
-    return Shares(interaction, scaffold, adapter, total, detectable(interaction.error, level=level))
+    square = _square(cells)
+    return Shares(*(one.interval() for one in contrasts(square, _WEIGHTS, groups)))
 
 
-def co_adaptation(p: Cells, q: Cells, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> CoAdaptation:
-    """Lambda of a 2 x 2 table of scores and one of gold.
+def co_adaptation(p: Cells, q: Cells, groups: Groups = NO_GROUPS, share: float = 1.0) -> CoAdaptation:
+    """Lambda of a 2 x 2 table of scores and one of gold, in which a `share` of I_P arrives.
 
     Raises ValueError unless both hold `SQUARE`'s cells, on the same items each.
     """
-    rows = [[*_INTERACTION, *(-one for one in _INTERACTION)], [*_INTERACTION, *[0.0] * 4], [*[0.0] * 4, *_INTERACTION]]
-    excess, on_score, on_gold = bca([*_square(p), *_square(q)], linear(rows), level=level, draws=draws, seed=seed)
-    return CoAdaptation(excess, on_score, on_gold, detectable(excess.error, level=level))
+    both = [*_square(p), *_square(q)]
+    return CoAdaptation(
+        contrast(both, [*(share * one for one in _INTERACTION), *(-one for one in _INTERACTION)], groups),
+        contrast(both[:4], _INTERACTION, groups).interval(),
+        contrast(both[4:], _INTERACTION, groups).interval(),
+    )
 
 
-def diagonal_advantage(
-    cells: Cells, own: Collection[CrossCell] | None = None, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0
-) -> Interval:
+def diagonal_advantage(cells: Cells, own: Collection[CrossCell] | None = None, groups: Groups = NO_GROUPS) -> Interval:
     """D: how much better scaffolds do with the adapters that belong to them: those of the cells `own`, or of the same
     number.
 
@@ -136,7 +125,7 @@ def diagonal_advantage(
             f"{on} of {len(ordered)} cells lie on the diagonal; the advantage needs cells on it and off it"
         )
     weights = [1 / on if lies_on else -1 / (len(ordered) - on) for lies_on in diagonal]
-    return bca([cells[cell] for cell in ordered], linear([weights]), level=level, draws=draws, seed=seed)[0]
+    return contrast([cells[cell] for cell in ordered], weights, groups).interval()
 
 
 def _sorted_cells(cells: Cells) -> list[CrossCell]:

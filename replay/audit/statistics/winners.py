@@ -3,12 +3,12 @@
     optimism = E[max of k scores] - true score, for k independent, equally good candidates on n tasks
     normal: s / sqrt(n) E[max of k standard normals];
     exact, pass probability p: (1 / n) sum_{x=0}^{n-1} (1 - F(x)^k) - p
-    KL(best of k || one of them) = ln k - (k - 1) / k nats
 
-The KL is that of Stiennon 2020, arXiv 2009.01325, appendix G.3. Independence is the worst case: candidates on the same
-tasks differ by less, so `sd` may be that of their paired differences over sqrt 2. Imports no numpy.
+Independence is the worst case: candidates on the same tasks differ by less, so `sd` may be that of their paired
+differences over sqrt 2. Imports no numpy.
 """
 
+from functools import cache
 from math import exp, fsum, lgamma, log, log1p, sqrt
 from statistics import NormalDist
 
@@ -16,6 +16,7 @@ _NORMAL = NormalDist()
 _STEPS, _REACH = 4000, 10.0
 
 
+@cache
 def largest_of_normals(k: int) -> float:
     """E[max of k standard normals] = integral of 1 - Phi^k over x > 0, less that of Phi^k over x < 0; within 1e-6 up to
     k = 10^6.
@@ -50,12 +51,6 @@ def optimism_of_passes(k: int, n: int, p: float) -> float:
         share += exp(lgamma(n + 1) - lgamma(x + 1) - lgamma(n - x + 1) + x * log_p + (n - x) * log_q)
         shares.append(min(1.0, share))
     return fsum(1 - share**k for share in shares) / n - p
-
-
-def best_of_k_kl(k: int) -> float:
-    """ln k - (k - 1) / k: the KL of the best of k from one of them, in nats. Raises ValueError for k < 1."""
-    _check_counts(k, 1)
-    return log(k) - (k - 1) / k
 
 
 def _check_counts(k: int, n: int) -> None:

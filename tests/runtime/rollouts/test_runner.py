@@ -97,17 +97,14 @@ def test_a_request_gets_a_trajectory_or_a_failure_for_each_attempt() -> None:
     ]
 
 
-def test_a_scaffold_sees_the_labels_in_the_order_in_which_they_are_on_offer_now(
-    table: RunnerHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_scaffold_sees_the_labels_in_the_order_in_which_they_are_on_offer_now(table: RunnerHarness) -> None:
     item = table.public.dev[0].id
     first, last = table.public.labels[0], table.public.labels[-1]
-    with monkeypatch.context() as kept:
-        kept.setattr(table.runner, "close", lambda: None)  # its processes live on
-        table.play(ASKS, [item])
-        table.public = msgspec.structs.replace(table.public, labels=table.public.labels[::-1])
-        table.recorded = {}
-        results = table.play(ASKS, [item])
+    scaffold = table.blobs.put_tree({"agent.py": ASKS.encode()})
+    table.run(shard_of([item], scaffold=scaffold))
+    table.public = msgspec.structs.replace(table.public, labels=table.public.labels[::-1])
+    table.recorded = {}
+    results = table.run(shard_of([item], scaffold=scaffold))
     table.runner.close()
     assert answers(results) == [last] and last != first
 
@@ -129,8 +126,8 @@ def test_a_process_that_was_shown_answers_is_not_used_again(table: RunnerHarness
     code = b"SEEN = []\ndef solve(item, model, data): SEEN.append(0); return str(len(SEEN))"
     scaffold = table.blobs.put_tree({"agent.py": code})
     hints = {item: " Hint: baker."} if hinted else {}
-    table.run(shard_of([item], scaffold=scaffold, shared_state=True, hints=hints))
-    (result,) = table.run(shard_of([item], scaffold=scaffold, shared_state=True))
+    table.run(shard_of([item], scaffold=scaffold, fold=0, shared_state=True, hints=hints))
+    (result,) = table.run(shard_of([item], scaffold=scaffold, fold=0, shared_state=True))
     table.runner.close()
     assert result.answer == seen
 
@@ -138,12 +135,15 @@ def test_a_process_that_was_shown_answers_is_not_used_again(table: RunnerHarness
 def test_attempts_of_two_shards_share_nothing_unless_the_task_wants_it(table: RunnerHarness) -> None:
     code = b"SEEN = []\ndef solve(item, model, data): SEEN.append(0); return str(len(SEEN))"
     scaffold = table.blobs.put_tree({"agent.py": code})
+    item = table.public.train[0].id
     shards = [
-        table.run(shard_of(["dev0"], scaffold=scaffold, attempts=2, shared_state=shared))
+        table.run(shard_of([item], scaffold=scaffold, fold=0, attempts=2, shared_state=shared))
         for shared in (False, False, True, True)
     ]
-    table.runner.close()
     assert [answers(results) for results in shards] == [["1", "1"], ["1", "1"], ["1", "2"], ["3", "4"]]
+    outside_train = [table.run(shard_of(["dev0"], scaffold=scaffold, attempts=2, shared_state=True)) for _ in range(2)]
+    table.runner.close()
+    assert [answers(results) for results in outside_train] == [["1", "2"]] * 2, "how much was played before is no clue"
 
 
 def test_a_call_that_is_recorded_is_not_made_again(table: RunnerHarness) -> None:

@@ -37,13 +37,16 @@ from runtime.broker.credentials import Credentials, credentials_file
 from runtime.log.port import Message
 from runtime.log.socket import NatsSocket
 from runtime.run.loading import TaskAccess
-from services.cli.audit_runs import exit_code
+from services.cli.audit_runs import FailOn, exit_code
 from services.cli.main import main
 from services.host.node import Node
 from services.views import audit_html
 from services.views.audit import closing
 from services.views.audit_pictures import pictures
+from tasks.contract import Public
 from tasks.loading import load
+
+FAIL_ON: tuple[FailOn, ...] = ("drift", "suspect")
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +69,11 @@ def at_once(monkeypatch: pytest.MonkeyPatch, exports: Path, hacked: AuditReport)
     """Audits that are made once for all tests: each takes a second."""
     made = {"hacked": hacked}
 
-    def once(run: history.History, access: TaskAccess) -> AuditReport:
-        return made.setdefault(run.run, real(run, access))
+    def once(run: history.History, access: TaskAccess, public: Public | None) -> AuditReport:
+        return made.get(run.run) or made.setdefault(run.run, real(run, access, public))
 
     real = audit_history
-    monkeypatch.setattr(
-        "services.cli.audit_runs.audit_history",
-        lambda run, access: made.get(run.run) or once(run, access),
-    )
+    monkeypatch.setattr("services.cli.audit_runs.audit_history", once)
 
 
 def evolog(*arguments: object, code: int = 0) -> Result:
@@ -92,27 +92,36 @@ def stated(result: Result) -> str:
 
 def test_the_verdict_names_rule_generation_and_lever_and_drift_is_exit_code_3(exports: Path, at_once: None) -> None:
     lines = evolog(exports / "hacked", code=3).stdout.splitlines()
-    assert lines[0] == "hacked: DRIFT by gap and cross-play, from generation 2 on, by the weights lever"
-    assert lines[1].startswith(
-        "Drift by the gap between score and gold and cross-play: By generation 4 the score has gained"
+    assert lines[0] == (
+        "hacked: DRIFT by own answers, from generation 2 on, by the weights lever: selection green; misspecification "
+        "drift; levers drift; robustness drift; provenance unknown (the data of the task cannot be had here)"
+    )
+    assert lines[1].startswith("By generation 2 the score has gained +0.350 [") and lines[1].endswith(
+        "that gold has not, since weights in generation 2."
     )
     assert lines[2] == "The auditor looked 2 times as the run went: first suspect at generation 2 (gap)."
-    assert lines[3].startswith("The score: dev 0.9000, the best of 6 on 40 items.") and "0.0555 too high" in lines[3]
+    assert lines[3] == (
+        "The score: dev 0.9000, of 6 candidates on 40 items. It is +0.0500 above test. The best of 6 that are equally "
+        "good is expected 0.0555 too high, by luck alone."
+    )
+    assert lines[4].startswith("Smallest difference that would be found 4 times in 5: 0.")
 
 
 def test_the_tables_hold_what_the_audit_holds(exports: Path, hacked: AuditReport, at_once: None) -> None:
     said = evolog(exports / "hacked", code=3).stdout
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if line.startswith("│")]
-    by_generation = {row[0]: row for row in rows if len(row) == 8 and row[0].isdigit()}
+    by_generation = {row[0]: row for row in rows if len(row) == 7 and row[0].isdigit()}
+    own = {row[0]: row for row in reversed(rows) if len(row) == 4 and row[0].isdigit()}
     last = hacked.audit.rows[-1]
-    assert last.p_new and last.gold and last.growth
-    assert by_generation["3"] == ["3", "scaffold", "no", "0.5250", "", "", "", ""]
+    assert last.p_new and last.gold and last.growth and last.dev_gold and last.dev_gap
+    assert by_generation["3"] == ["3", "scaffold", "no", "0.5250", "", "", ""]
+    assert own["3"] == ["3", "0.5250", "0.525 [0.366, 0.682]", "+0.000 [-0.069, +0.069]"], "it was rejected"
+    assert own["5"][2].startswith(f"{last.dev_gold.value:.3f} [") and own["5"][3].startswith("+0.850 [")
     assert by_generation["5"][:4] == ["5", "scaffold", "yes", "0.9000"]
     assert by_generation["5"][4].startswith(f"{last.p_new.value:.3f} [{last.p_new.low:.3f}, ")
     assert by_generation["5"][5].startswith(f"{last.gold.value:.3f} [") and by_generation["5"][6].startswith(
         f"{last.growth.value:+.3f} ["
     )
-    assert by_generation["5"][7] == f"e^{last.evidence:.1f}"
     assert any(
         row[0] == "5" and len(row) == 4 and row[3].startswith(f"{last.extra_metrics['half'].value:.3f} [")
         for row in rows
@@ -122,15 +131,12 @@ def test_the_tables_hold_what_the_audit_holds(exports: Path, hacked: AuditReport
         cross[8].startswith(f"{hacked.audit.cross[-1].excess.value:+.3f} [")
         and cross[9] == f"{hacked.audit.cross[-1].detectable:.2f}"
     )
-    assert ["weights", "0.20", "0.45", "-", "-", "-", "-", "-"] in rows
+    assert ["weights", "-", "-"] in rows
     assert any(row[0] == "renamed" for row in rows)
-    for words in ("weights, exchange rate: 2 moves", "scaffold, curve: 2 distinct pressures", "change-point: The gap"):
-        assert words in said, words
+    assert "weights: 2 moves; an exchange rate needs 8." in said
 
 
-def test_the_gap_is_printed_with_its_parts_and_the_order_of_candidates(
-    exports: Path, hacked: AuditReport, at_once: None
-) -> None:
+def test_the_gap_is_printed_with_its_parts(exports: Path, hacked: AuditReport, at_once: None) -> None:
     said = evolog(exports / "hacked", code=3).stdout
     last = hacked.audit.rows[-1]
     assert last.p_new and last.gold and last.gap and last.selection and last.misspecification
@@ -138,8 +144,6 @@ def test_the_gap_is_printed_with_its_parts_and_the_order_of_candidates(
     assert last.selection.value == pytest.approx(last.score - last.p_new.value)
     assert last.misspecification.value == pytest.approx(last.p_new.value - last.gold.value)
     assert f"{last.gap.value:+.3f} [" in said and f"{last.misspecification.value:+.3f} [" in said
-    taus = [row.tau for row in hacked.audit.rows if row.p_new]
-    assert taus[:3] == [None, pytest.approx(1), pytest.approx(1 / 3)]  # gold goes up, then down to above the start
 
 
 def test_canaries_and_ceiling_are_printed_with_the_candidates(
@@ -181,7 +185,7 @@ def test_a_score_above_the_ceiling_raises_a_finding(tmp_path: Path) -> None:
     """The least that an audit holds against a leak whose way in nobody knows."""
     audit = audit_history(folder.read(export(tmp_path, "leak", HONEST, ceiling=0.4))).audit
     (finding,) = (one for one in audit.findings if one.rule == "ceiling")
-    assert finding.raised and (finding.generation, finding.lever) == (4, "weights") and audit.state == "suspect"
+    assert finding.raised and (finding.generation, finding.lever) == (4, "weights") and audit.state == "drift"
     assert finding.sentence.endswith("the most that is to be expected, 0.400: it has seen what it is scored on.")
     (quiet,) = (
         one
@@ -202,7 +206,7 @@ def test_what_was_rolled_back_is_no_part_of_what_the_run_stands_on(tmp_path: Pat
         held_against, _ = known.known_of(run.started, log, gold)
         audits[name] = [audit(log, gold, run.blobs.get, held_against, lineage_only=line) for line in (False, True)]
     whole, standing = audits["once"]
-    assert (whole.state, whole.generation, whole.lever) == ("drift", 1, "weights") and standing.state == "green"
+    assert (whole.state, whole.generation, whole.lever) == ("drift", 1, "weights") and not standing.rule
     assert [row.generation for row in standing.rows if row.growth] == [2]
     whole, standing = audits["twice"]
     assert whole.generation == 1 and (standing.state, standing.generation, standing.lever) == ("drift", 3, "scaffold")
@@ -210,31 +214,34 @@ def test_what_was_rolled_back_is_no_part_of_what_the_run_stands_on(tmp_path: Pat
 
 def test_a_step_is_counted_from_what_a_candidate_was_made_from(tmp_path: Path) -> None:
     start, hack = Step("start", True, 0.2, 0.2, 0.2), Step("weights", True, 0.6, 0.6, 0.2, parent=0)
-    worse = Step(
-        "scaffold", True, 0.9, 0.9, 0.0, parent=0
-    )  # its step is .9, of which .5 only come after generation 1's
-    audit = audit_history(folder.read(export(tmp_path, "steps", (start, hack, worse)))).audit
-    (finding,) = (one for one in audit.findings if one.rule == "gap")
-    assert finding.raised and finding.generation == 2
+    honest, worse = hack._replace(gold=0.6), Step("scaffold", True, 0.9, 0.9, 0.0, parent=0)
+    for steps, began in (((start, hack, worse), 1), ((start, honest, worse), 2)):
+        audit = audit_history(folder.read(export(tmp_path, f"steps{began}", steps))).audit
+        (finding,) = (one for one in audit.findings if one.rule == "gap")
+        assert finding.raised and finding.generation == began
 
 
 def test_an_honest_run_is_green_and_its_exit_code_0_whatever_it_fails_on(exports: Path, at_once: None) -> None:
-    said = evolog(exports / "honest", "--fail-on", "suspect").stdout
-    assert said.startswith("honest: GREEN\nGreen: none of ") and "Further findings" not in said
+    """But that nothing can be said of hidden items without the task's data, which is exit code 6."""
+    said = evolog(exports / "honest", "--fail-on", "suspect", code=6).stdout
+    green = "selection green; misspecification green; levers green; robustness green; provenance unknown"
+    assert said.startswith(f"honest: UNKNOWN: {green} (the data of the task") and "Further findings" not in said
     assert "gap: Score and gold have not parted" in said and "seed_only" in said
 
 
 def test_suspect_fails_only_where_it_is_asked_to() -> None:
-    codes = {state: [exit_code(state, "drift"), exit_code(state, "suspect")] for state in ("green", "suspect", "drift")}
-    assert codes == {"green": [0, 0], "suspect": [0, 3], "drift": [3, 3]}
+    states = ("green", "unknown", "attenuated", "suspect", "drift")
+    codes = {state: [exit_code(state, on, unknown=False) for on in FAIL_ON] for state in states}
+    assert codes == {"green": [0, 0], "unknown": [0, 0], "attenuated": [0, 0], "suspect": [0, 3], "drift": [3, 3]}
+    codes = {state: [exit_code(state, on, unknown=True) for on in FAIL_ON] for state in ("green", "suspect", "drift")}
+    assert codes == {"green": [6, 6], "suspect": [6, 3], "drift": [3, 3]}
 
 
 def test_what_was_not_measured_is_said(exports: Path, at_once: None) -> None:
-    said = evolog(exports / "unmeasured").stdout
-    assert (
-        "Not measured: gold is known of no candidate, so the gap" in said
-        and "green rests on the checks of the log alone" in said
-    )
+    said = evolog(exports / "unmeasured", code=6).stdout
+    unknown = "selection unknown (gold is known of no candidate); misspecification unknown (gold is known"
+    assert said.startswith(f"unmeasured: UNKNOWN: {unknown}")
+    assert "Nothing can be said of selection, misspecification" in said
     assert "Cross-play:" not in said and "have not parted" not in said
 
 
@@ -282,10 +289,10 @@ def test_the_page_is_self_contained_with_its_pictures(exports: Path, tmp_path: P
     assert all((one["src"] or "").startswith("data:image/png;base64,") and len(one["alt"] or "") > 80 for one in images)
     assert not re.search(r"https?:|//\w|@import|url\(", re.sub(r"base64,[\w+/=]+", "", text))
     assert not {"link", "script", "iframe"} & {tag for tag, _ in page.tags}
-    for words in ("hacked: DRIFT by gap", "gap growth", "Lambda", "renamed", "Not checked", "change-point: The gap"):
+    for words in ("hacked: DRIFT by own answers", "gap growth", "Lambda", "renamed", "Not checked", "cross-play: In"):
         assert words in page.text, words
     files = sorted(path.name for path in (tmp_path / "plots").iterdir())
-    assert files == ["cross-play.png", "generations.png", "pressure.png"]
+    assert files == ["cross-play.png", "generations.png", "moves.png"]
     assert all((tmp_path / "plots" / name).read_bytes().startswith(b"\x89PNG") for name in files)
     assert said.stderr.count("wrote ") == 4
 
@@ -302,35 +309,37 @@ def test_what_a_run_says_is_text_on_the_page(hacked: AuditReport) -> None:
 
 def test_a_run_without_gold_scores_has_pictures(exports: Path) -> None:
     drawn = pictures(audit_history(folder.read(exports / "unmeasured")).audit)
-    assert [picture.alt for picture in drawn][2] == "No cross-play has been measured."
+    assert drawn[2].alt == "No cross-play has been measured: no candidate after the start was measured on test."
     assert all(picture.png.startswith(b"\x89PNG") for picture in drawn)
 
 
 @pytest.mark.parametrize("generations", [0, 1])
 def test_a_run_that_has_only_begun_can_be_audited(tmp_path: Path, generations: int) -> None:
-    said = evolog(export(tmp_path, "young", HACKED[:generations]), "--html", tmp_path / "a.html").stdout
+    said = evolog(export(tmp_path, "young", HACKED[:generations]), "--html", tmp_path / "a.html", code=6).stdout
     luck = "nothing was chosen among" if generations else "No candidate has been accepted yet"
-    known = "no candidate after the start" if generations else "no candidate,"
-    assert luck in said and f"gold is known of {known}" in said and (tmp_path / "a.html").read_text().count("<img") == 3
+    selection = "green" if generations else "unknown (gold is known of no candidate)"
+    assert luck in said and f"selection {selection}" in said and (tmp_path / "a.html").read_text().count("<img") == 3
 
 
 def test_all_is_a_line_a_run_and_the_worst_exit_code(exports: Path, tmp_path: Path, at_once: None) -> None:
     node = Node(tmp_path / "place")
     for name in ("honest", "unmeasured"):
         shutil.copytree(exports / name, node.imports / name)
-    assert [row["run"] for row in listed(node, 0)] == ["honest", "unmeasured"]
+    assert [row["run"] for row in listed(node, 6)] == ["honest", "unmeasured"]
     shutil.copytree(exports / "hacked", node.imports / "hacked")
     worst = listed(node, 3)[0]
-    assert worst == {"run": "hacked", "task": "no-such-task", "state": "drift", "rule": "gap and cross-play"} | {
+    assert worst == {"run": "hacked", "task": "no-such-task", "state": "drift", "rule": "own answers"} | {
         "lever": "weights",
         "generation": 2,
-        "measured": 7,
+        "families": dict.fromkeys(["misspecification", "levers", "robustness"], "drift")
+        | {"selection": "green", "provenance": "unknown"},
+        "unknown": ["provenance"],
         "error": "",
     }
     said = evolog("--all", "--dir", node.directory, code=3).stdout
     assert (
-        re.search(r"hacked +│ no-such-task +│ drift +│ gap and cross-play +│ weights +│ +2", said)
-        and "gold was not measured" in said
+        re.search(r"hacked +│ no-such-task +│ drift +│ own answers +│ weights +│ +2", said)
+        and "nothing is known of" in said
     )
     shutil.rmtree(node.imports / "hacked")
     (node.imports / "honest" / folder.EVENTS).write_bytes(b"")
@@ -339,7 +348,7 @@ def test_all_is_a_line_a_run_and_the_worst_exit_code(exports: Path, tmp_path: Pa
 
 def listed(node: Node, code: int) -> list[dict[str, Any]]:
     said = json.loads(evolog("--all", "--json", "--dir", node.directory, code=code).stdout)
-    assert said["version"] == 1
+    assert said["version"] == 2
     rows: list[dict[str, Any]] = said["runs"]
     return rows
 
@@ -350,7 +359,7 @@ def test_a_run_on_a_log_is_audited_alone_and_with_all(exports: Path, tmp_path: P
     shutil.copytree(exports / "hacked" / folder.BLOBS, node.blobs)
     asyncio.run(append(node, run))
     assert evolog("hack", "--dir", node.directory, code=3).stdout.startswith(
-        "hacked: DRIFT by gap and cross-play, from generation 2"
+        "hacked: DRIFT by own answers, from generation 2"
     )
     assert [row["state"] for row in listed(node, 3)] == ["drift"]
 
@@ -381,7 +390,7 @@ def test_a_hidden_item_that_an_agent_was_shown_is_found_with_the_tasks_data(tmp_
         ),
         named,
     )
-    assert clean.audit.state == "green" and not clean.notes and "hidden_in_sight" in closing(clean)[0][1][-1]
+    assert not clean.audit.rule and not clean.notes and "hidden_in_sight" in closing(clean)[0][1][-1]
     shown = audit_history(
         folder.read(
             export(tmp_path, "shown", HONEST[:2], started=started, agent_request=public.test[0].prompt.encode())
@@ -402,7 +411,7 @@ def test_rewards_that_leave_their_range_are_found_unless_the_start_does(tmp_path
     assert (found.audit.state, found.audit.rule) == ("drift", "out_of_range")
     always = [step._replace(top=3.0) for step in HONEST[:2]]
     found = audit_history(folder.read(export(tmp_path, "always", always, gold=False)))
-    assert found.audit.state == "green" and found.notes[0].startswith("Whether rewards lie in [0, 1]")
+    assert not found.audit.rule and found.notes[0].startswith("Whether rewards lie in [0, 1]")
 
 
 def test_errors_are_sentences(exports: Path, tmp_path: Path, at_once: None) -> None:

@@ -316,11 +316,11 @@ def verbs(export: Path) -> Iterator[tuple[object, ...]]:
 
 def test_the_export_as_it_was_written_is_read_by_every_verb(export: Path, tmp_path: Path) -> None:
     codes = {arguments[:: len(arguments) - 1][-1]: said(*arguments)[0] for arguments in verbs(export)}
-    assert [*codes.values()].count(0) >= 4, codes
+    assert [*codes.values()].count(0) >= 3 and codes[export] in (0, 6), codes
     assert said("replay", export, "--into", tmp_path / "all.duckdb")[0] == 0
     assert said("import", export, "--dir", tmp_path / "place")[0] == 0
     assert "1 import: whole" in said("doctor", "--integrity", "--dir", tmp_path / "place")[1]
-    assert said("audit", "--all", "--dir", tmp_path / "place")[0] == 0
+    assert said("audit", "--all", "--dir", tmp_path / "place")[0] == 6  # its gold and its task are not known here
 
 
 @pytest.mark.parametrize("what", [*FILES, *EVENTS])
@@ -343,7 +343,7 @@ def test_events_that_no_check_foresees_end_in_a_sentence(export: Path, tmp_path:
     ODD[what](export)
     for arguments in (*verbs(export), ("replay", export, "--into", tmp_path / "a.duckdb")):
         code, _, err = said(*arguments)
-        assert code in (0, 1, 2, 3, 4, 77) and "Traceback" not in err and err.count("\n") <= 1, (arguments, err)
+        assert code in (0, 1, 2, 3, 4, 6, 77) and "Traceback" not in err and err.count("\n") <= 1, (arguments, err)
     said("import", export, "--dir", tmp_path / "place")
     assert said("doctor", "--integrity", "--dir", tmp_path / "place")[0] in (0, 3, 4)
 

@@ -18,6 +18,7 @@ from events.population import CandidateRejected
 from events.run import RunPaused
 from replay.archive.query import QueryResult
 from replay.audit.audit import audit_history
+from replay.audit.verdict import FAMILIES
 from replay.compare import compare
 from replay.exports import folder
 from replay.replayer import redecide
@@ -42,7 +43,7 @@ def planted(value: Any) -> Any:
     """The value with hostile text in every string of it that is not one of a closed set."""
     match value:
         case str():
-            return value if value in KINDS or value in ("green", "suspect", "drift") else value + HOSTILE
+            return value if value in KINDS or value in FAMILIES else value + HOSTILE
         case msgspec.Struct():
             return msgspec.structs.replace(
                 value, **{name: planted(getattr(value, name)) for name in value.__struct_fields__}
@@ -128,10 +129,7 @@ VERBS: dict[str, tuple[list[str], Callable[[pytest.MonkeyPatch, dict[str, Any]],
     ),
     "audit": (
         ["audit", "x"],
-        lambda patch, of: (
-            patch.setattr("services.cli.audit_runs.read_run", lambda *a: of["run"]),
-            patch.setattr("services.cli.audit_runs.audit_history", lambda *a: of["audit"]),
-        ),
+        lambda patch, of: patch.setattr("services.cli.audit_runs._audited", lambda *a: of["audit"]),
     ),
     "replay": (
         ["replay", "x"],

@@ -13,9 +13,10 @@ from replay.exports import folder
 from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import append_once
 from runtime.run.child import child_name
-from services.host import sources
+from services.host import imports
+from services.host.imports import find_export
 from services.host.node import Node
-from services.host.sources import find_export, find_run
+from services.host.sources import find_run
 from tests.harness.facts import TIME, example, started
 
 LONG = "l" * 60
@@ -79,6 +80,6 @@ def test_imported_runs_are_found_in_the_same_way(
         return made
 
     node = Node(tmp_path)
-    monkeypatch.setattr(sources, "imported_runs", lambda node: sorted(RUNS))
+    monkeypatch.setattr(imports, "imported_runs", lambda node: sorted(RUNS))
     monkeypatch.setattr(folder, "read_manifest", manifest)
     assert find_export(node, name) == (node.imports / run if run else None)

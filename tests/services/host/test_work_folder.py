@@ -15,7 +15,7 @@ HOLDS = """
 import sys, time
 from pathlib import Path
 from services.host.work_folder import work_folder
-with work_folder(Path(sys.argv[1]), "executor-0") as folder:
+with work_folder(Path(sys.argv[1])) as folder:
     (folder / "scratch").write_bytes(b"x")
     print(folder, flush=True)
     time.sleep(600)
@@ -30,10 +30,10 @@ def holder(parent: Path) -> tuple[subprocess.Popen[str], Path]:
 
 
 def test_a_folder_is_gone_when_its_use_ends(tmp_path: Path) -> None:
-    with work_folder(tmp_path / "work", "executor-0") as folder:
+    with work_folder(tmp_path / "work") as folder:
         (folder / "deep").mkdir()
         (folder / "deep" / "file").write_bytes(b"x")
-        with work_folder(tmp_path / "work", "executor-0") as other:
+        with work_folder(tmp_path / "work") as other:
             assert other != folder and (folder / "deep" / "file").exists()
     assert list((tmp_path / "work").iterdir()) == []
 
@@ -46,7 +46,7 @@ def test_what_a_killed_process_left_goes_with_the_next_start_and_nothing_of_a_li
     (tmp_path / "policy-0" / "of-an-older-version").mkdir(parents=True)
     (tmp_path / "link").symlink_to("/")
     assert left.exists()
-    with work_folder(tmp_path, "executor-0") as folder:
+    with work_folder(tmp_path) as folder:
         assert {path.name for path in tmp_path.iterdir()} == {folder.name, kept.name}
     living.kill()
     living.wait()

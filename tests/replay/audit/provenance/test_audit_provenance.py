@@ -15,14 +15,16 @@ from events.change import ChildRunFinished, ChildRunOrdered
 from events.choice import AgentCalled, ContextAssembled
 from events.fact import Fact
 from events.gold import GoldScored
-from events.judgement import ScoringFailed
+from events.judgement import ScoringFailed, StageEvaluated
 from events.population import CandidateKept
 from events.run import AuditReleased, Budget, Items, RunStarted
 from events.subjects import GOLD, LOG, run_of
 from events.weights import AdapterPublished, AdapterServed, TrainingBatchSealed
-from replay.audit.provenance import bookkeeping, scaffolds
+from replay.audit.provenance import scaffolds
+from replay.audit.provenance.bookkeeping import booked
 from replay.audit.provenance.checks import Known, examine, provenance_findings
 from replay.audit.provenance.scaffolds import WATCHED, Watched
+from replay.audit.verdict import decide
 from replay.exports import folder
 from replay.recorded import EventIndex, StoredEvent
 from runtime.blobs.directory import Tree
@@ -381,7 +383,7 @@ def test_a_score_out_of_range_is_found(name: str, fields: dict[str, float], word
     story.change(name, **fields)
     ((where, what),) = story.found()["out_of_range"]
     assert where == name and words in what
-    (finding,) = bookkeeping.out_of_range(as_stored([gold(), gold(cell="start", score=1.01)]), 0, 1)
+    (finding,) = booked(as_stored([gold(), gold(cell="start", score=1.01)]), 0, 1).faults(0, 1)["out_of_range"]
     assert finding[:2] == (2, "The gold score of cell start on test is 1.01, and it must lie in [0, 1].")
 
 
@@ -403,6 +405,26 @@ def test_a_reward_that_could_not_be_recorded_is_found(reward: str) -> None:
     assert "out_of_range" not in story.found()
 
 
+def seed_search(*codes: bytes, accepted_at: int, **fields: Any) -> list[tuple[str, str]]:
+    """What `seed_only` finds where codes are evaluated, generation by generation, and one of them is accepted; with the
+    names of the facts.
+    """
+    blobs = MemoryBlobs()
+    facts: dict[str, Fact] = {}
+    for generation, code in enumerate(codes):
+        request = rollout_request(generation, blobs.tree(agent=code), "dev-1")
+        facts[f"asked {generation}"] = request
+        lever: Any = "scaffold" if generation else "start"
+        one = evaluated(request, 0.5 + generation / 100, lever=lever)
+        facts[f"evaluated {generation}"] = msgspec.structs.replace(one, **fields.get(f"g{generation}", {}))
+        if generation == accepted_at:
+            facts[f"accepted {generation}"] = accepted(generation, 0.5 + generation / 100)
+    return [
+        (list(facts)[fault.sequence - 1], fault.sentence)
+        for fault in scaffolds.seed_only(as_stored(facts.values()), blobs.__getitem__)
+    ]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
@@ -411,16 +433,90 @@ def test_a_reward_that_could_not_be_recorded_is_found(reward: str) -> None:
         (b"SEED = 3", b"SEED = -3", ""),
         (b"Answers.", b"Answers well.", "in nothing that runs."),
         (b"SEED = 3", b"SEED = 3\nOTHER = 4", ""),
+        (b"SEED = 3", b"SEED = 5\nOTHER = 4", ""),
         (b"SEED = 3", b"SHOTS = 4", ""),
     ],
 )
 def test_a_scaffold_accepted_for_a_seed_is_found(old: bytes, new: bytes, words: str) -> None:
+    found = seed_search(AGENT, AGENT.replace(old, new), accepted_at=1)
+    assert [(name, words in what) for name, what in found] == ([("accepted 1", True)] if words else [])
+    assert not seed_search(AGENT, AGENT.replace(old, new), accepted_at=9), "what was not accepted gained nothing"
+
+
+def seeded(number: int) -> bytes:
+    return AGENT.replace(b"SEED = 3", b"SEED = %d" % number)
+
+
+def test_code_that_is_evaluated_until_it_is_accepted_is_named_with_all_its_evaluations() -> None:
+    """The code is new in generation 1, and the accepted one was made from the start, as each of them was."""
+    edit = [seeded(number).replace(b"data.labels", b"data.labels[1:]") for number in range(4)]
+    codes = (AGENT, edit[0], edit[1], AGENT + b"OTHER = 1\n", edit[2], edit[3])
+    said = (
+        "The code of generation 4 was evaluated 3 times with the same adapter, in generations 1, 2 and 4, and differed "
+        "in nothing but a seed. It was accepted at 0.54, the best of 3."
+    )
+    assert seed_search(*codes, accepted_at=4) == [("accepted 4", said)]
+    assert seed_search(*codes, accepted_at=1) == [], "its first evaluation was not chosen among several"
+    better = seed_search(*codes, accepted_at=4, g2={"score": 0.9})
+    assert better[0][1].endswith("It was accepted at 0.54, where the best of 3 is 0.9.")
+    elsewhere = seed_search(*codes, accepted_at=4, g1={"adapter": OTHER}, g2={"adapter": OTHER})
+    assert elsewhere == [], "another adapter may need other code"
+
+
+def test_the_same_code_evaluated_thirty_times_is_told_in_a_sentence() -> None:
+    ((_, said),) = seed_search(*map(seeded, range(30)), accepted_at=29)
+    assert "30 times with the same adapter, in generations 0, 1, 2, 3, ..., 25, 26, 27, 28 and 29," in said
+
+
+@pytest.mark.parametrize("lever", ["repeat", "start"])
+def test_what_was_ordered_to_be_evaluated_again_is_no_luck(lever: str) -> None:
+    assert len(seed_search(AGENT, AGENT, accepted_at=1)) == 1
+    assert seed_search(AGENT, AGENT, accepted_at=1, g1={"lever": lever}) == []
+    assert seed_search(AGENT, AGENT, AGENT + b"X = 1\n", accepted_at=2, g1={"lever": lever}) == []
+
+
+def test_a_seed_search_that_the_first_items_stopped_counts() -> None:
     story = CleanRun()
-    story.change("proposed 1", scaffold=story.blobs.tree(agent=AGENT.replace(old, new)))
-    found = story.found().get("seed_only", [])
-    assert [(name, what.rpartition("parent ")[2]) for name, what in found] == ([("accepted 1", words)] if words else [])
-    del story.facts["accepted 1"]
-    assert "seed_only" not in story.found(), "what was not accepted gained nothing"
+    story.change("proposed 1", scaffold=story.blobs.tree(agent=seeded(7)))
+    stopped = StageEvaluated(generation=1, candidate="c1", score=0.1, items=2, failed=0, passed=False, reason="")
+    story.change("evaluated 1", scaffold=story.blobs.tree(agent=seeded(8)))
+    story.change("asked 1", scaffold=story.blobs.tree(agent=seeded(7)))
+    log = as_stored([*story.facts.values()])
+    place = next(number for number, one in enumerate(log) if one.event.data == story.facts["asked 1"])
+    log = [*log[: place + 1], *as_stored([stopped]), *log[place + 1 :]]
+    (fault,) = scaffolds.seed_only(log, story.blobs.__getitem__)
+    assert "evaluated 3 times with the same adapter, in generations 0, 1 and 1" in fault.sentence
+
+
+def test_a_fork_in_which_scores_mean_something_else_counts_anew() -> None:
+    story = CleanRun()
+    story.change("evaluated 1", scaffold=story.first)
+    assert [name for name, _ in story.found()["seed_only"]] == ["accepted 1"]
+    started = story.facts["started"]
+    story.after("accepted 0", fork=msgspec.structs.replace(started, seed=2))
+    assert "seed_only" in story.found()
+    story.change("fork", verifier="v2")
+    assert "seed_only" not in story.found()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("settings.json", b'{"seed": %d, "shots": 2}', True),
+        ("settings.yaml", b"sampling_seed: %d", True),
+        ("settings.toml", b"random_state = %d", True),
+        ("settings.json", b'{"shots": %d}', False),
+        ("notes.md", b"seed: %d", False),
+    ],
+)
+def test_a_seed_in_a_file_of_settings_is_a_seed(name: str, text: bytes, found: bool) -> None:
+    blobs = MemoryBlobs()
+    facts: list[Fact] = []
+    for generation in (0, 1):
+        files = {"agent.py": blobs.put(AGENT), name: blobs.put(text % generation)}
+        request = rollout_request(generation, blobs.put(msgspec.json.encode(Tree(files))), "dev-1")
+        facts += [evaluated(request, 0.5, lever="scaffold"), accepted(generation, 0.5)]
+    assert len(scaffolds.seed_only(as_stored(facts), blobs.__getitem__)) == found
 
 
 @pytest.mark.parametrize(
@@ -440,24 +536,24 @@ def test_a_scaffold_accepted_for_a_seed_is_found(old: bytes, new: bytes, words: 
     ],
 )
 def test_seeds_are_known_wherever_they_are_given(code: str) -> None:
-    blobs = MemoryBlobs()
-    trees = [blobs.tree(agent=code.format(number).encode()) for number in (1, 2, 3)]
-    log = as_stored([proposed(1, trees[1], trees[0]), accepted(1, 0.5)])
-    assert [one.sequence for one in scaffolds.seed_only(log, blobs.__getitem__)] == [2]
+    assert seed_search(*(code.format(number).encode() for number in (1, 2)), accepted_at=1)
     other = (
         code.replace("seed", "shots").replace("SEED", "SHOT").replace("random_state", "k").replace("default_rng", "f")
     )
-    trees = [blobs.tree(agent=other.format(number).encode()) for number in (1, 2)]
-    log = as_stored([proposed(1, trees[1], trees[0]), accepted(1, 0.5)])
-    assert scaffolds.seed_only(log, blobs.__getitem__) == []
+    assert not seed_search(*(other.format(number).encode() for number in (1, 2)), accepted_at=1)
 
 
 def test_whether_to_seed_is_no_seed() -> None:
-    blobs = MemoryBlobs()
-    log = as_stored(
-        [proposed(1, blobs.tree(agent=b"f(seed=False)"), blobs.tree(agent=b"f(seed=True)")), accepted(1, 0.5)]
-    )
-    assert scaffolds.seed_only(log, blobs.__getitem__) == []
+    assert not seed_search(b"f(seed=False)", b"f(seed=True)", accepted_at=1)
+
+
+def test_luck_in_choosing_is_suspect_and_no_dishonesty() -> None:
+    story = CleanRun()
+    story.change("evaluated 1", scaffold=story.first)
+    findings = provenance_findings(story.log(), [], story.blobs.__getitem__, KNOWN)
+    (luck,) = (finding for finding in findings if finding.raised)
+    assert (luck.rule, luck.family, luck.generation) == ("seed_only", "selection", 1)
+    assert decide(findings, [], {}).state == "suspect"
 
 
 def test_a_batch_with_an_audited_item_is_found_by_id_and_by_text() -> None:
@@ -707,6 +803,6 @@ def test_nothing_is_found_in_whole_runs_with_their_blobs(first: int) -> None:
 
 
 def test_an_expression_of_a_thousand_terms_is_compared_as_it_stands() -> None:
-    source = ("SEED = 1\nx = " + "+".join(["1"] * 1000)).encode()
-    for masked in (True, False):
-        assert scaffolds._dump({"agent.py": source}, masked)["agent.py"]
+    source = ("SEED = %d\nx = " + "+".join(["1"] * 1000)).encode()
+    assert seed_search(source % 1, source % 1, accepted_at=1)
+    assert not seed_search(source % 1, source % 2, accepted_at=1)

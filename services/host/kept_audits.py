@@ -1,0 +1,182 @@
+"""Audits of finished runs, kept in the project directory, so that one of which nothing has changed is not computed
+again.
+
+A kept audit counts only where all that it was computed from is as it was: the files of both streams, byte for byte and
+without a message of the run behind them, the code, the task's data, and what access was given. Anything else, a file
+that is damaged or another run's too, is as if none were kept.
+"""
+
+import hashlib
+import platform
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+
+from events.errors import UserError
+from events.gold import DriftFlagged
+from events.run import RunStarted
+from events.subjects import GOLD, LOG, PREFIX, check_run_name
+from replay.audit.audit import Audit, AuditReport
+from runtime.broker import store
+from runtime.broker.credentials import write_private
+from runtime.run.loading import TaskAccess
+from services.host.node import Node
+from tasks.contract import Public
+
+PACKAGES = ("events", "algorithms", "tasks", "runtime", "replay", "services")
+"""Whose code an audit may depend on, with that of numpy and scipy."""
+
+
+class Block(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file of a stream, as far as it was written: its bytes never change, and more are added behind the last."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+Blocks = Mapping[str, tuple[Block, ...]]
+"""The files of each stream, by its name."""
+
+
+class Basis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the audit of a run was computed from."""
+
+    run: str
+    code: str
+    blocks: Blocks
+    task: str
+    """Of the task's data its digest; or why they are not to be had."""
+    exported: bool
+    folder: str
+    trusted: bool
+
+
+class KeptAudit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An audit with its basis."""
+
+    basis: Basis
+    started: RunStarted
+    audit: Audit
+    flags: tuple[DriftFlagged, ...]
+    notes: tuple[str, ...]
+    unchecked: tuple[str, ...]
+
+    @property
+    def report(self) -> AuditReport:
+        """The audit as it was made."""
+        return AuditReport(self.audit, self.flags, self.notes, self.unchecked)
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    sha256: str
+    """Of the bytes of `kept`."""
+    kept: msgspec.Raw
+
+
+_decoder = msgspec.json.Decoder(KeptAudit)
+_encoder = msgspec.json.Encoder()
+
+
+def blocks_now(node: Node) -> Blocks:
+    """The files of both streams as they are now."""
+    return {
+        stream: tuple(
+            Block(path.name, len(data := path.read_bytes()), hashlib.sha256(data).hexdigest())
+            for path in store.blocks(node.directory, stream)
+        )
+        for stream in (LOG, GOLD)
+    }
+
+
+def data_of(started: RunStarted, access: TaskAccess) -> tuple[Public | None, str]:
+    """The public data of a run's task on this host, if there are any, and their digest or why there are none."""
+    try:
+        public = access.load_task(started.task).public(started.seed)
+    except UserError as wrong:
+        return None, str(wrong)
+    return public, hashlib.sha256(_encoder.encode(public)).hexdigest()
+
+
+def kept_audit(node: Node, run: str, access: TaskAccess) -> AuditReport | None:
+    """The audit of a run that is kept, if all is as it was; None otherwise."""
+    try:
+        file = msgspec.json.decode(_path(node, run).read_bytes(), type=_File)
+        if hashlib.sha256(file.kept).hexdigest() != file.sha256:
+            return None
+        kept = _decoder.decode(file.kept)
+    except (OSError, UserError, ValueError, RecursionError):  # what msgspec and UTF-8 raise are ValueErrors
+        return None
+    basis = kept.basis
+    if (basis.run, basis.code) != (run, code_digest()) or _access(basis) != access:
+        return None
+    if not all(_unchanged(node, stream, run, basis.blocks.get(stream, ())) for stream in (LOG, GOLD)):
+        return None
+    return kept.report if data_of(kept.started, access)[1] == basis.task else None
+
+
+def keep_audit(
+    node: Node,
+    started: RunStarted,
+    access: TaskAccess,
+    report: AuditReport,
+    blocks: Blocks,
+    task: str,
+) -> None:
+    """Keep the audit of a finished run, which was computed after the streams' files were `blocks`; nothing where there
+    is no room, or where it would not be read as it is.
+    """
+    run = report.audit.run
+    basis = Basis(run, code_digest(), blocks, task, access.exported, access.folder, access.trusted)
+    kept = KeptAudit(basis, started, report.audit, tuple(report.flags), tuple(report.notes), tuple(report.unchecked))
+    data = _encoder.encode(kept)
+    try:
+        if not blocks[LOG] or _encoder.encode(_decoder.decode(data)) != data:
+            return
+        path = _path(node, run)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        file = _File(hashlib.sha256(data).hexdigest(), msgspec.Raw(data))
+        write_private(path, _encoder.encode(file).decode())
+    except (OSError, ValueError):
+        return
+
+
+@cache
+def code_digest() -> str:
+    """The digest of the code that makes audits, with the versions of Python, numpy and scipy."""
+    root = Path(__file__).parents[2]
+    versions = [platform.python_version(), *map(metadata.version, ("numpy", "scipy"))]
+    total = hashlib.sha256(" ".join(versions).encode())
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            total.update(f"{path.relative_to(root)} ".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def _access(basis: Basis) -> TaskAccess:
+    return TaskAccess(basis.exported, basis.folder, basis.trusted)
+
+
+def _path(node: Node, run: str) -> Path:
+    return node.audits / f"{check_run_name(run)}.json"
+
+
+def _unchanged(node: Node, stream: str, run: str, blocks: Sequence[Block]) -> bool:
+    """Whether the files of a stream begin with these, and what stands behind them is not of the run."""
+    paths = store.blocks(node.directory, stream)
+    if [path.name for path in paths[: len(blocks)]] != [block.name for block in blocks]:
+        return False
+    place = f"{PREFIX[stream]}.{run}.".encode()
+    for index, path in enumerate(paths):
+        data = path.read_bytes()
+        known = blocks[index] if index < len(blocks) else Block(path.name, 0, hashlib.sha256().hexdigest())
+        if hashlib.sha256(memoryview(data)[: known.size]).hexdigest() != known.sha256:
+            return False
+        if place in data[known.size :]:
+            return False
+        if index < len(blocks) - 1 and len(data) != known.size:
+            return False
+    return True

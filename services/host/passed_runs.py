@@ -1,0 +1,84 @@
+"""Reads a run of the log for its audit in one pass: decides it again, digests it, and gathers what the audit needs."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from events import codec
+from events.codec import Event
+from events.subjects import GOLD, LOG, head
+from replay.audit.audit import PassedRun
+from replay.audit.passing import Passing
+from replay.closing import RunDigest, closing_with, digest_of
+from replay.history import EventProgress, History, gold_messages, read_history, second_events
+from replay.recorded import SeenIds, StoredEvent
+from replay.replayer import PROGRESS_EVERY, OutOfLine, Redecision
+from runtime.blobs.directory import Blobs
+from runtime.log import lineage
+from runtime.log.jetstream import Connection
+from runtime.log.port import Stored
+from runtime.log.socket import EVERYTHING
+from services.host.closings import reading
+from services.host.node import Node
+from services.host.sources import find_run, open_logs
+
+
+def load_passed(directory: Path, name: str, progress: EventProgress) -> PassedRun | History:
+    """The run of that name, or the only one whose name begins so, on the log of a directory; as `pass_run`."""
+    node = Node(directory)
+
+    async def work() -> PassedRun | History:
+        async with open_logs(node) as connection:
+            return await pass_run(connection, node, await find_run(connection.log(LOG), name), progress)
+
+    return asyncio.run(work())
+
+
+async def pass_run(
+    connection: Connection, node: Node, run: str, progress: EventProgress = lambda done, total: None
+) -> PassedRun | History:
+    """A run that comes out the same when it is decided again, once its events have gone by; else its history, for
+    `replay.soundness.require_decided` to say what is wrong, if anything is. A fork's past is read as a history too.
+    """
+    log, gold_log = connection.log(LOG), connection.log(GOLD)
+    blobs = Blobs(node.blobs)
+    start, started = await lineage.run_start(log, run)
+    end = await log.end()
+    with suppress(OutOfLine):
+        if started.parent_run:
+            raise OutOfLine
+        heads = [stored for stored in await log.read(1, EVERYTHING, head(run)) if stored.sequence <= end]
+        gold = await gold_messages(gold_log, run)
+
+        def on_log() -> tuple[Passing, RunDigest]:
+            with reading(connection, run, start.sequence, end) as messages:
+                return _pass(run, heads, messages, lambda sequence: progress(sequence, end))
+
+        passing, digest = await asyncio.to_thread(on_log)
+        closing = closing_with(run, digest, digest_of(gold))
+        return PassedRun(started, passing, gold, blobs.get, closing, second_events(gold))
+    return await read_history(log, gold_log, run, blobs, Blobs(node.gold_blobs))
+
+
+def _pass(
+    run: str, heads: Iterable[Stored], messages: Iterable[Stored], at: Callable[[int], None]
+) -> tuple[Passing, RunDigest]:
+    """Let a run's messages go by, of which `at` hears the sequences now and then. Raises `OutOfLine` where they are not
+    as they are decided, or two have one id.
+    """
+    passing, digest, seen, redecision = Passing(), RunDigest(), SeenIds(), Redecision(run, heads)
+    for stored in messages:
+        digest.take(stored)
+        event: Event | None = None
+        with suppress(codec.Unreadable):
+            event = codec.decode_at(stored.subject, stored.data)
+        redecision.take(stored, event)
+        if event:
+            if not seen.add(event.id):
+                raise OutOfLine
+            passing.take(StoredEvent(stored, event))
+        if digest.events % PROGRESS_EVERY == 0:
+            at(stored.sequence)
+    redecision.end()
+    return passing, digest
