@@ -336,6 +336,7 @@ def test_a_bit_flipped_in_a_stream_file_is_named_after_a_restart(copy: Damaged, 
     assert code == 3 and found["whole"] is False and [fault["first"] for fault in found["faults"]] == [victim.sequence]
 
 
+@pytest.mark.slow
 def test_a_bit_flipped_under_a_running_server_is_named(copy: Damaged) -> None:
     messages = copy.read()
     early, late = messages[len(messages) // 3], messages[len(messages) // 2]
@@ -472,6 +473,7 @@ def test_a_log_written_anew_with_one_event_changed_is_named_by_the_chain(copy: D
     assert code == 3 and fault["first"] <= sequence < fault["last"] and "was made on other events" in fault["what"]
 
 
+@pytest.mark.slow
 def test_a_log_written_anew_with_its_end_changed_does_not_come_out_the_same_again(
     copy: Damaged, doctor: Say, tmp_path: Path
 ) -> None:

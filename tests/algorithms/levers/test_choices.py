@@ -250,7 +250,7 @@ def test_answers_that_lean_to_one_of_an_items_own_elect_labels(labels: int, bias
     assert picks.count("ttrl") >= 18, picks
 
 
-@pytest.mark.parametrize("k", [3, 4, 8, 64])
+@pytest.mark.parametrize("k", [*(pytest.param(k, marks=pytest.mark.slow) for k in (3, 4)), 8, 64])
 def test_a_tail_by_chance_is_that_of_uniform_rewards(k: int) -> None:
     simulated = seen(Case("", probe(*drawn(k, uniform, 24_000 // k)), ""))
     assert tail_by_chance(k) == pytest.approx(simulated.tail, abs=0.015)

@@ -147,6 +147,7 @@ def test_the_archivist_refuses(sql: str, busy: tuple[Path, Archive]) -> None:
     assert archive.apply([paused(last + 1)]) == 1
 
 
+@pytest.mark.slow
 def test_the_file_alone_refuses_the_same(archive: Archive, tmp_path: Path) -> None:
     archive.close()
     for sql in FORBIDDEN:

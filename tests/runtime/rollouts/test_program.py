@@ -294,7 +294,7 @@ def test_a_program_asks_over_the_bridge_and_answers(tmp_path: Path, kind: Kind) 
     assert not list(folders["scratch"].iterdir())
 
 
-@pytest.mark.parametrize("kind", ["bwrap", "none"])
+@pytest.mark.parametrize("kind", ["bwrap", pytest.param("none", marks=pytest.mark.slow)])
 def test_a_program_that_hangs_or_crashes_is_ended_and_what_it_wrote_is_kept(tmp_path: Path, kind: Kind) -> None:
     (tmp_path / "code").mkdir()
     starts = (

@@ -217,6 +217,7 @@ def test_scaffolds_that_do_not_work_fail_in_words_and_score_nothing(place: CliHa
     ]
 
 
+@pytest.mark.slow
 def test_a_scaffold_that_hangs_fails_after_its_silence(tmp_path: Path) -> None:
     """On services of its own: a busy host would take others for it under so short a limit."""
     place = CliHarness(tmp_path, EVOLOG_SCAFFOLD_SILENCE="2")

@@ -252,6 +252,7 @@ def test_a_verifier_that_is_none_is_refused_before_anything_starts(empty: CliHar
     assert not empty.node.directory.exists()
 
 
+@pytest.mark.slow
 def test_a_run_may_be_judged_by_another_verifier(place: CliHarness) -> None:
     (place.folder / "kind.py").write_text(KIND)
     place.evolog("run", str(TOY), "--verifier", "kind.py", "--generations", "0", "--name", "kind")
@@ -330,6 +331,7 @@ def test_a_service_does_not_take_the_users_packages_for_its_own(empty: CliHarnes
     assert "No credentials at" in said.err and "No module" not in said.err
 
 
+@pytest.mark.slow
 def test_services_stay_up_for_a_run_that_is_not_finished(empty: CliHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", empty.environment["XDG_CACHE_HOME"])
     sentences: list[str] = []
@@ -343,6 +345,7 @@ def test_services_stay_up_for_a_run_that_is_not_finished(empty: CliHarness, monk
         empty.evolog("down")
 
 
+@pytest.mark.slow
 def test_an_ablation_whose_runs_fail_says_so(place: CliHarness) -> None:
     shutil.copytree(TOY, place.folder / "mute", ignore=shutil.ignore_patterns("__pycache__"))
     (place.folder / "mute/scaffold/agent.py").write_text("def solve(item, model, data):\n    return 5\n")
@@ -442,6 +445,7 @@ def on_terminal(place: CliHarness, *arguments: str, **environment: str) -> str:
     return text.decode()
 
 
+@pytest.mark.slow
 def test_a_run_is_cancelled_though_it_is_paused_and_ends_with_what_it_has(place: CliHarness) -> None:
     place.evolog("run", str(TOY), "--name", "broken-off", "--strategy", "dgm", "--width", "4", "--detach")
     place.evolog("pause", "broken-off")
