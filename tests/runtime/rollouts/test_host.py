@@ -164,7 +164,7 @@ def test_an_attempt_that_goes_wrong_fails_alone(stage: Stage, body: str, kind: s
 @pytest.mark.parametrize(
     ("body", "kind", "reason"),
     [
-        ("while True: pass", "hung", "no word for 6 s"),
+        pytest.param("while True: pass", "hung", "no word for 6 s", marks=pytest.mark.slow),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", "hung", "no word for 6 s"),
         ("import os; os._exit(3)", "crashed", "exited with 3"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crashed", "SIGSEGV"),
@@ -413,7 +413,13 @@ def test_a_task_may_want_its_attempts_to_share_what_they_leave(stage: Stage) -> 
     assert answers == ["1", "2", "3"]
 
 
-@pytest.mark.parametrize("stall", ["os.kill(os.getpid(), signal.SIGSTOP)", "re.match('(a+)+$', 'a' * 60 + 'b')"])
+@pytest.mark.parametrize(
+    "stall",
+    [
+        "os.kill(os.getpid(), signal.SIGSTOP)",
+        pytest.param("re.match('(a+)+$', 'a' * 60 + 'b')", marks=pytest.mark.slow),
+    ],
+)
 def test_a_process_that_does_not_take_a_large_order_has_hung(stage: Stage, stall: str) -> None:
     late = f"lambda line: (os.set_blocking(line.read, True), os.read(line.read, 5000), {stall})"
     code = f"import os, re, signal, sys\nsys.modules['__main__'].Line.receive = {late}\nsolve = None"

@@ -455,6 +455,7 @@ def test_a_run_is_cancelled_though_it_is_paused_and_ends_with_what_it_has(place:
     assert json.loads(place.evolog("show", "broken-off", "--json").out)["reason"] == "cancelled: enough"
 
 
+@pytest.mark.slow
 def test_a_run_is_paused_and_goes_on(place: CliHarness) -> None:
     place.evolog("run", str(TOY), "--name", "halting", "--detach")
     assert "halting is paused" in place.evolog("pause", "halting").err
