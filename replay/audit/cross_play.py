@@ -14,7 +14,7 @@ from replay.audit.selection import enough, too_few
 from replay.audit.statistics import crossplay
 from replay.audit.statistics.crossplay import Cells, CrossCell
 from replay.audit.statistics.interval import Interval, mean
-from replay.audit.verdict import PROOF, Finding, Unknown, alpha_at
+from replay.audit.verdict import Finding, Unknown, alpha_at, state_at
 
 Means = tuple[tuple[float, float], tuple[float, float]]
 """Mean scores as [scaffold][adapter], 0 the start's, 1 the generation's."""
@@ -137,7 +137,7 @@ def cross_play_finding(run: AuditedRun, tables: Sequence[CrossPlayTable]) -> Fin
         state="attenuated"
         if not hacked
         else "drift"
-        if any(table.p_value <= table.alpha * PROOF for table in hacked)
+        if any(state_at(table.p_value, table.alpha) == "drift" for table in hacked)
         else "suspect",
         lever="both",
         generation=first.generation,

@@ -22,7 +22,7 @@ from replay.audit.placing import Compared, Placed, growth, placed
 from replay.audit.selection import enough, too_few
 from replay.audit.statistics.interval import Contrast, contrast, count_groups, mean
 from replay.audit.statistics.slope import Slope, slope
-from replay.audit.verdict import PROOF, Finding, RaisedState, Rule, Unknown, alpha_at
+from replay.audit.verdict import Finding, RaisedState, Rule, Unknown, alpha_at, state_at
 
 WORDS: dict[Rule, str] = {"own answers": "on the answers that the loop was rewarded for", "gap": "on test"}
 """What each rule looks at, in words."""
@@ -43,6 +43,16 @@ class _Pair(NamedTuple):
     look: int
     seen: int
     """The generation at which it was looked at."""
+
+
+class _Noise(NamedTuple):
+    """What is known of the noise in gold."""
+
+    share: Slope
+    """How much of a difference in quality arrives."""
+    flipped: Contrast | None
+    """How often gold puts wrong answers down as right; None where the task says how noisy it is, or that is not known.
+    """
 
 
 class _Test(NamedTuple):
@@ -86,13 +96,13 @@ def misspecification_unknown(run: AuditedRun, findings: Sequence[Finding]) -> li
         count, at = run.dev_unscored[unscored[0].generation], unscored[0].generation
         reason = f"gold could not score the answers to {count} items of dev that generation {at} was rewarded for"
         return [Unknown(family="misspecification", reason=reason)]
-    if not _stated(run) and any(one.raised and one.state == "attenuated" for one in findings):
+    if _stated(run) is None and any(one.raised and one.state == "attenuated" for one in findings):
         reason = (
             "gold hardly follows the start's scores, because it is noisy or because the score means something else: "
             "the task's RELIABILITY or second_labels would say"
         )
         return [Unknown(family="misspecification", reason=reason)]
-    if run.gold and run.gold.reliability == 0 == arrives(run).value:
+    if _stated(run) == 0 == arrives(run).value:
         reason = "by this task's statement no difference in quality arrives in gold"
         return [Unknown(family="misspecification", reason=reason)]
     return []
@@ -143,8 +153,8 @@ def _on_test(run: AuditedRun, candidate: AuditedCandidate) -> Compared:
 
 def _finding(run: AuditedRun, rule: Rule, pairs: Sequence[_Pair]) -> Finding:
     start, words = pairs[0], WORDS[rule]
-    share = arrives(run)
-    tests = [_test(run, rule, start, pair, share) for pair in pairs]
+    noise = _Noise(arrives(run), _flipped(run) if _stated(run) is None else None)
+    tests = [_test(run, rule, start, pair, noise) for pair in pairs]
     raised = [test for test in tests if test.p <= test.alpha]
     if not raised:
         test = min(tests, key=lambda one: one.p)
@@ -170,11 +180,13 @@ def _finding(run: AuditedRun, rule: Rule, pairs: Sequence[_Pair]) -> Finding:
         state=_state(hacked, standing),
         lever=place.lever,
         generation=place.generation,
-        sentence=" ".join([_sentence(first, start, place, words, share, gone), *_since(run, start, first, hacked)]),
+        sentence=" ".join(
+            [_sentence(first, start, place, words, noise.share, gone), *_since(run, start, first, hacked)]
+        ),
         figures={
             "gap": first.gap.value,
             "p": min(test.p for test in raised),
-            "arrives": share.value,
+            "arrives": noise.share.value,
             "seen": float(first.pair.seen),
         },
     )
@@ -184,8 +196,8 @@ def _state(hacked: Sequence[_Test], standing: frozenset[str]) -> RaisedState:
     """Of a candidate from which nothing accepted was made there is no more than a suspicion."""
     if not hacked:
         return "attenuated"
-    proven = any(test.p <= test.alpha * PROOF and test.pair.answers.candidate.id in standing for test in hacked)
-    return "drift" if proven else "suspect"
+    states = [state_at(test.p, test.alpha) for test in hacked if test.pair.answers.candidate.id in standing]
+    return "drift" if "drift" in states else "suspect"
 
 
 def _stood_on(run: AuditedRun) -> frozenset[str]:
@@ -194,15 +206,15 @@ def _stood_on(run: AuditedRun) -> frozenset[str]:
     return frozenset(id for one in run.candidates if one.accepted for id in ancestors(evaluated, one.id))
 
 
-def _test(run: AuditedRun, rule: Rule, start: _Pair, pair: _Pair, share: Slope) -> _Test:
+def _test(run: AuditedRun, rule: Rule, start: _Pair, pair: _Pair, noise: _Noise) -> _Test:
     alpha = alpha_at(rule, pair.look, run.started.generations + 1)
     if pair is start:
         if (answers := _in_one_unit(run, rule, pair)) is None:  # then what they differ by at first says nothing
             return _Test(pair, _gap(run, start, start), 1.0, alpha, True)
         gap = contrast([answers.score, answers.gold], [1, -1], run.groups)
-        return _Test(pair, gap, gap.p_above(), alpha, _noise_explains_start(run, answers, gap))
+        return _Test(pair, gap, gap.p_above(), alpha, _noise_explains_start(run, answers, gap, noise))
     gap = growth(start.answers, pair.answers, run.groups)
-    return _Test(pair, gap, gap.p_above(), alpha, _noise_explains(run, start, pair, share))
+    return _Test(pair, gap, gap.p_above(), alpha, _noise_explains(run, start.answers, pair.answers, gap, noise))
 
 
 def _in_one_unit(run: AuditedRun, rule: Rule, pair: _Pair) -> Compared | None:
@@ -232,40 +244,35 @@ def _gap(run: AuditedRun, start: _Pair, pair: _Pair) -> Contrast:
     )
 
 
-def _noise_explains(run: AuditedRun, start: _Pair, pair: _Pair, share: Slope) -> bool:
+def _noise_explains(run: AuditedRun, before: Compared, now: Compared, gap: Contrast, noise: _Noise) -> bool:
     """Whether gold gained what was to arrive of the score's gain."""
-    if share.value >= 1 - 1e-9:
+    part, flipped = noise.share.value, noise.flipped
+    if part >= 1 - 1e-9:
         return False
-    now, before, part = pair.answers, start.answers, share.value
     gained = contrast([now.score, before.score], [1, -1], run.groups).value
     rest = contrast([now.score, before.score, now.gold, before.gold], [part, -part, -1, 1], run.groups)
-    if rest.p_above(error=abs(gained) * share.error) <= HACKED:
+    if rest.p_above(error=abs(gained) * noise.share.error) <= HACKED:
         return False
-    flipped = None if _stated(run) else _flipped(run)
-    if flipped is None:
-        return True
-    gap = growth(before, now, run.groups)
-    return gap.p_above(2 * flipped.centre * gained, 2 * abs(gained) * flipped.error) > HACKED
+    return flipped is None or gap.p_above(2 * flipped.centre * gained, 2 * abs(gained) * flipped.error) > HACKED
 
 
-def _noise_explains_start(run: AuditedRun, start: Compared, gap: Contrast) -> bool:
+def _noise_explains_start(run: AuditedRun, start: Compared, gap: Contrast, noise: _Noise) -> bool:
     """Whether gold puts right answers down as wrong no oftener than noise has it.
 
     By the task's statement; or else, of outcomes of 0 and 1, by how often gold puts wrong answers down as right.
     """
     _, score, gold = start
-    if run.gold and run.gold.reliability >= 0:
-        return contrast([score, gold], [arrives(run).value, -1], run.groups).p_above() > HACKED
-    flipped = _flipped(run)
-    if flipped is None:
+    if _stated(run) is not None:
+        return contrast([score, gold], [noise.share.value, -1], run.groups).p_above() > HACKED
+    if noise.flipped is None:
         return False
     balance = 2 * mean(score) - 1
-    return gap.p_above(flipped.centre * balance, abs(balance) * flipped.error) > HACKED
+    return gap.p_above(noise.flipped.centre * balance, abs(balance) * noise.flipped.error) > HACKED
 
 
-def _stated(run: AuditedRun) -> bool:
-    """Whether the task says how noisy gold is, or two labels of the same items do."""
-    return run.gold is not None and run.gold.reliability >= 0
+def _stated(run: AuditedRun) -> float | None:
+    """How much of a difference arrives in gold, as the task says it, or two labels of the same items; else None."""
+    return run.gold.reliability if run.gold and run.gold.reliability >= 0 else None
 
 
 def _flipped(run: AuditedRun) -> Contrast | None:
@@ -297,9 +304,9 @@ def arrives(run: AuditedRun) -> Slope:
             score |= pair.answers.score
             gold |= pair.answers.gold
     found = slope(score, gold, run.groups)
-    if run.gold and run.gold.reliability >= 0:
+    if (stated := _stated(run)) is not None:
         least = 0.0 if found is None else found.value - CERTAIN * found.error
-        return Slope(min(max(run.gold.reliability, least), 1.0), 0.0)
+        return Slope(min(max(stated, least), 1.0), 0.0)
     if found is None or found.error > VAGUE:
         flipped = found and _flipped(run)
         found = Slope(1 - 2 * flipped.centre, 2 * flipped.error) if flipped else Slope(1.0, 0.0)

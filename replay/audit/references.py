@@ -12,7 +12,7 @@ from events.gold import CANARY, CEILING, GOLD, VERIFIER
 from replay.audit.candidates import AuditedRun, look_number, outcomes_of
 from replay.audit.selection import enough
 from replay.audit.statistics.interval import contrast, mean
-from replay.audit.verdict import PROOF, Finding, alpha_at
+from replay.audit.verdict import Finding, alpha_at, state_at
 
 WORSE = 0.06
 """How far below the start's a canary's gold must lie, in score units, for it to count as worse."""
@@ -68,11 +68,12 @@ def ceiling_findings(run: AuditedRun) -> list[Finding]:
             earned = {item: scores[item] for item in items}
             excess = contrast([earned, {item: (ceiling[item],) for item in items}], [1, -1], run.groups)
             alpha = alpha_at("ceiling", look_number(run, candidate.generation, look), run.started.generations + 1)
-            excesses.append((excess.value, excess.p_above() / alpha, candidate))
+            excesses.append((excess.value, excess.p_above(), alpha, candidate))
     if not excesses:
         return []
-    value, share, candidate = next((one for one in excesses if one[1] <= 1), max(excesses, key=lambda one: one[0]))
-    raised = share <= 1
+    first = next((one for one in excesses if one[1] <= one[2]), max(excesses, key=lambda one: one[0]))
+    value, p, alpha, candidate = first
+    raised = p <= alpha
     comparison = (
         f"The candidate of generation {candidate.generation} scores {value:+.3f} against the most that is to be "
         f"expected, {most:.3f}"
@@ -82,7 +83,7 @@ def ceiling_findings(run: AuditedRun) -> list[Finding]:
             family="robustness",
             rule="ceiling",
             raised=raised,
-            state="drift" if share <= PROOF else "suspect",
+            state=state_at(p, alpha),
             lever=candidate.lever if raised else "",
             generation=candidate.generation if raised else None,
             sentence=f"{comparison}: it has seen what it is scored on." if raised else f"{comparison}.",

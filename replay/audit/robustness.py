@@ -17,7 +17,7 @@ from replay.audit.candidates import (
 from replay.audit.placing import Compared, Placed, placed
 from replay.audit.selection import enough
 from replay.audit.statistics.interval import Contrast, Interval, Outcomes, contrast, count_groups
-from replay.audit.verdict import PROOF, Finding, Unknown, alpha_at
+from replay.audit.verdict import Finding, Unknown, alpha_at, state_at
 
 
 class Losses(NamedTuple):
@@ -66,7 +66,7 @@ def perturbation_findings(run: AuditedRun) -> list[Finding]:
                 family="robustness",
                 rule=measure,
                 raised=raised,
-                state="drift" if growth.p_above() <= alpha * PROOF else "suspect",
+                state=state_at(growth.p_above(), alpha),
                 lever=place.lever,
                 generation=place.generation if raised else None,
                 sentence=f"Under {measure.partition(':')[2]} the candidate of generation {candidate.generation} loses "

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from events.gold import VERIFIER
 from replay.audit.candidates import MIN_GROUPS, MIN_ITEMS, AuditedCandidate, AuditedRun, look_number, outcomes_of
-from replay.audit.placing import Compared, Placed, placed
+from replay.audit.placing import Compared, Placed, growth, placed
 from replay.audit.statistics import winners
 from replay.audit.statistics.interval import Contrast, Outcomes, contrast, count_groups
-from replay.audit.verdict import PROOF, Family, Finding, Unknown, alpha_at
+from replay.audit.verdict import Family, Finding, Unknown, alpha_at, state_at
 
 
 class Luck(NamedTuple):
@@ -120,7 +120,7 @@ def selection_findings(run: AuditedRun) -> list[Finding]:
             family="selection",
             rule="start",
             raised=p <= alpha,
-            state="drift" if p <= alpha * PROOF else "suspect",
+            state=state_at(p, alpha),
             lever="",
             generation=start.generation,
             sentence=f"The start scores {first.in_words()} more on dev than on test, before anything was selected: "
@@ -149,13 +149,14 @@ def smallest_selection(run: AuditedRun) -> float | None:
 
 def _growth(run: AuditedRun, start: AuditedCandidate, candidate: AuditedCandidate) -> Contrast | None:
     """P_sel - P_new of a candidate less that of the start."""
-    devs = [run.dev.get(one.generation, {}) for one in (candidate, start)]
-    news = [outcomes_of(run, one, VERIFIER) for one in (candidate, start)]
-    return contrast([*devs, *news], [1, -1, -1, 1], run.groups) if enough(run, *devs, *news) else None
+    before, now = (_dev_and_test(run, one) for one in (start, candidate))
+    if not enough(run, before.score, before.gold, now.score, now.gold):
+        return None
+    return growth(before, now, run.groups)
 
 
 def _dev_and_test(run: AuditedRun, candidate: AuditedCandidate) -> Compared:
-    return Compared(candidate, run.dev[candidate.generation], outcomes_of(run, candidate, VERIFIER))
+    return Compared(candidate, run.dev.get(candidate.generation, {}), outcomes_of(run, candidate, VERIFIER))
 
 
 def _selected(run: AuditedRun, found: Sequence[tuple[AuditedCandidate, Contrast, float, float]]) -> Finding:
@@ -172,7 +173,7 @@ def _selected(run: AuditedRun, found: Sequence[tuple[AuditedCandidate, Contrast,
         family="selection",
         rule="selection",
         raised=p <= alpha,
-        state="drift" if any(each[1] <= each[4] * PROOF for each in raised) else "suspect",
+        state="drift" if any(state_at(each[1], each[4]) == "drift" for each in raised) else "suspect",
         lever=place.lever,
         generation=place.generation if p <= alpha else None,
         sentence=f"The candidate of generation {one.generation} gains {gap.in_words()} more on dev than on test; "

@@ -118,6 +118,11 @@ def alpha_at(rule: Rule, look: int, planned: int) -> float:
     return ALPHA[rule] * ((look <= planned) / planned + 6 / (pi * look) ** 2) / 2
 
 
+def state_at(p: float, alpha: float) -> RaisedState:
+    """What a finding of this p-value makes of its family, raised at `alpha`."""
+    return "drift" if p <= alpha * PROOF else "suspect"
+
+
 def decide(findings: Sequence[Finding], unknown: Sequence[Unknown], smallest: Mapping[Family, float]) -> AuditVerdict:
     """The verdict on a run's findings so far; `smallest` are the smallest differences that could be seen, by family.
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from algorithms.statistics import cohens_kappa
+from events import codec
 from events.choice import FeedbackRequested, ParentSelected
 from events.errors import CheckFailed, Misconfigured, NotFound, raise_if_hosts
 from events.fact import Fact
@@ -18,7 +19,7 @@ from events.rollouts import RolloutsRequested
 from events.run import RunStarted
 from replay.audit.ancestry import evaluations
 from runtime.effects.scoring import Failed
-from runtime.log.lookup import attempts_of_request, events_of_types
+from runtime.log.lookup import attempts_of_request, events_of_types, facts_by_id
 from runtime.rollouts.attempt import RecordedAttempt
 from runtime.run.fork import comparable_from
 from services.auditor.measure import RunAudit, gold_of, score_answers
@@ -58,8 +59,11 @@ async def score_dev_answers(audit: RunAudit) -> None:
     for event in events:
         if isinstance(event.data, RolloutsRequested) and event.data.purpose == "dev":
             requests.setdefault(event.data.generation, []).append(event.id)
-    for candidate in evaluations(event.data for event in events):
-        if not await audit.is_recorded(DevAnswersScored, candidate.candidate):
+    candidates = evaluations(event.data for event in events)
+    ids = {one.candidate: codec.event_id(audit.run, DevAnswersScored, one.candidate) for one in candidates}
+    recorded = await facts_by_id(audit.host.gold, audit.run, DevAnswersScored, list(ids.values()))
+    for candidate in candidates:
+        if ids[candidate.candidate] not in recorded:
             attempts: list[RecordedAttempt] = []
             for request in requests.get(candidate.generation, ()):
                 attempts += await attempts_of_request(context.log, audit.run, request, past)
