@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt \
-  --config-settings editable_mode=compat --editable
+  --editable
 PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 RUN_FLAGS ?=
 SEEDS ?= 10000

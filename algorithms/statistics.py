@@ -58,6 +58,18 @@ def mean_reward(rewards: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - half, mean + half)
 
 
+def is_share(estimate: Estimate, n: int) -> bool:
+    """Whether `mean_reward` gave this of n rewards that were all 0 or 1, so that the mean is a share of right answers.
+
+    Graded rewards have another interval.
+    """
+    right = round(estimate.mean * n)
+    if not (n and 0 <= right <= n):
+        return not n
+    share = mean_reward([1.0] * right + [0.0] * (n - right))
+    return all(abs(one - other) <= SAME for one, other in zip(share, estimate, strict=True))
+
+
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     """The mean of values, and the half-width of its 95 % t interval; 0 for a single value. Raises ValueError without
     values.

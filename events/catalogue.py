@@ -54,7 +54,7 @@ ENTRIES: tuple[Entry, ...] = (
         "run",
         LOG,
         (run.RunStarted, ("operator", "controller")),
-        (run.RunPaused, ("operator",)),
+        (run.RunPaused, ("operator", *_AGENTS)),
         (run.RunResumed, ("operator",)),
         (run.RunCancelled, ("operator", "controller")),
         (run.TimeSpent, _CONTROLLER),
@@ -70,6 +70,7 @@ ENTRIES: tuple[Entry, ...] = (
         (choice.FeedbackRequested, _CONTROLLER),
         (choice.ContextAssembled, _AGENTS),
         (choice.AgentCalled, _AGENTS),
+        (choice.TrialFinished, _AGENTS),
         (choice.LeverChosen, ("feedback_agent",)),
     ),
     *_entries(

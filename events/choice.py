@@ -112,18 +112,55 @@ class AgentCalled(Fact, frozen=True, kw_only=True):
     """Blob of all that was said to the model, a `ModelRequest` of `runtime/agents/conversation.py`."""
     response: str
     """Blob of its answer, or of the reason why there is none."""
-    prompt_tokens: int
-    """Number of tokens that the model read, in all tries."""
-    completion_tokens: int
-    """Number of tokens that it wrote, in all tries."""
+    prompt_tokens: int | None
+    """Number of tokens that the model read, in all tries; null where its server does not say."""
+    completion_tokens: int | None
+    """Number of tokens that it wrote, in all tries; null where its server does not say."""
     micro_usd: int | None
-    """What the tries cost, in millionths of a US dollar; null where no price is known."""
+    """What the tries cost, in millionths of a US dollar; null where no price is known, or not what they took."""
     seconds: float
     """Seconds from the first try to the end of the last."""
     attempts: int
     """Number of tries, with those that failed and were repeated."""
     status: CallStatus
     """How the last try ended."""
+    cached_tokens: int = 0
+    """Number of the tokens read that its server held in a cache, as far as it says."""
+
+
+class TrialFinished(Fact, frozen=True, kw_only=True):
+    """An agent tried something out in the middle of its conversation, and what came of it: a scaffold on train items,
+    or a question to the policy. Its rollouts and tokens count in the run's budget; none of its attempts is an attempt
+    of the run.
+    """
+
+    TAG: ClassVar[str] = "trial_finished"
+    KEY: ClassVar[tuple[str, ...]] = ("generation", "trial")
+
+    generation: int
+    """The generation's number, counted from 0, the start."""
+    trial: str
+    """What the trial is called in the conversation; it follows from what was tried."""
+    agent: AgentName
+    """The agent that tried."""
+    scaffold: str
+    """Digest of the scaffold that was tried; empty for a question to the policy."""
+    adapter: str
+    """Digest of the adapter; empty for the base model."""
+    rollouts: int
+    """Number of attempts that were made."""
+    mean_reward: float | None
+    """Their mean reward, of those that were scored; null where none was."""
+    prompt_tokens: int
+    """Number of tokens that the policy read."""
+    completion_tokens: int
+    """Number of tokens that it wrote."""
+    micro_usd: int
+    """What its calls cost, in millionths of a US dollar."""
+    seconds: float
+    """Seconds that the trial took."""
+    result: str
+    """Blob of the text that the agent was shown of it."""
 
 
 class LeverChosen(Fact, frozen=True, kw_only=True):

@@ -51,6 +51,12 @@ class NotHere(NotFound):
     """This host lacks what it should have, such as a blob, a model, or a task's data. It may be there later."""
 
 
+class RunHalted(NotHere):
+    """A run waits for the operator to put something right and to resume it; for however long that takes."""
+
+    code = 78
+
+
 class Unavailable(UserError):
     """The broker cannot be reached."""
 

@@ -75,12 +75,12 @@ class JudgeCalled(Fact, frozen=True, kw_only=True):
     """Blob of all that was said to the model, a `ModelRequest` of `runtime/agents/conversation.py`."""
     response: str
     """Blob of its answer, a `ModelTurn` of the same."""
-    prompt_tokens: int
-    """Number of tokens that the model read, in all tries."""
-    completion_tokens: int
-    """Number of tokens that it wrote, in all tries."""
+    prompt_tokens: int | None
+    """Number of tokens that the model read, in all tries; null where its server does not say."""
+    completion_tokens: int | None
+    """Number of tokens that it wrote, in all tries; null where its server does not say."""
     micro_usd: int | None
-    """What the tries cost, in millionths of a US dollar; null where no price is known."""
+    """What the tries cost, in millionths of a US dollar; null where no price is known, or not what they took."""
     seconds: float
     """Seconds from the first try to the end of the last."""
     attempts: int

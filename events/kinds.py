@@ -124,7 +124,16 @@ AgentName = Literal["meta_agent", "feedback_agent"]
 """
 
 CallStatus = Literal[
-    "answered", "length", "refused", "rate_limited", "server_error", "cut", "bad_request", "unauthenticated"
+    "answered",
+    "length",
+    "refused",
+    "rate_limited",
+    "server_error",
+    "cut",
+    "bad_request",
+    "unauthenticated",
+    "not_found",
+    "too_long",
 ]
 """How a call of an agent's language model ended.
 
@@ -136,6 +145,8 @@ CallStatus = Literal[
 `cut`: the connection broke, or the answer ended in the middle or could not be read.
 `bad_request`: the provider did not accept the request.
 `unauthenticated`: the key is not accepted, or its credit is spent.
+`not_found`: there is no such model or address.
+`too_long`: the request does not fit the model's context, however much of it was left out.
 """
 
 OnDrift = Literal["", "freeze", "rollback", "stop"]

@@ -1,5 +1,6 @@
 """Facts about a run as a whole, and about the decisions that drive it."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import msgspec
@@ -36,6 +37,7 @@ class RunStarted(Fact, frozen=True, kw_only=True):
     """A run was started. All that its decisions depend on from outside is in here."""
 
     TAG: ClassVar[str] = "run_started"
+    SINCE: ClassVar[Mapping[str, int]] = {"examples": 7}
 
     task: str
     """The task's name, or the path of its folder."""
@@ -117,6 +119,8 @@ class RunStarted(Fact, frozen=True, kw_only=True):
     """Digest of the adapter that it starts from; empty for the base model."""
     start_state: str = ""
     """Blob of what the training of that adapter left for the next."""
+    examples: int = 4
+    """Most descriptions of other tasks that the Meta-Agent is shown."""
     draw_seed: int | None = None
     """What the run's draws are derived from, in a run that belongs to another and has its splits; null: `seed`."""
 
@@ -140,7 +144,9 @@ class DecisionMade(Fact, frozen=True, kw_only=True):
 
 
 class RunPaused(Fact, frozen=True, kw_only=True):
-    """The operator asked the run to make no further decision."""
+    """The run makes no further decision until it is resumed: the operator asked for it, or a service cannot go on
+    before the operator has put something right.
+    """
 
     TAG: ClassVar[str] = "run_paused"
     KEY: ClassVar[tuple[str, ...]] = ("number",)
@@ -148,7 +154,9 @@ class RunPaused(Fact, frozen=True, kw_only=True):
     number: int
     """The pause's number within the run, counted from 1."""
     reason: str
-    """Why, in the operator's words; it may be empty."""
+    """Why, in the words of who paused it; it may be empty."""
+    by: str = ""
+    """The service that paused it, such as `feedback_agent`; empty for the operator."""
 
 
 class RunResumed(Fact, frozen=True, kw_only=True):

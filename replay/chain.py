@@ -86,15 +86,18 @@ class Chain:
         vars(chain).update(msgspec.structs.asdict(state))
         return chain
 
-    def take(self, sequence: int, subject: str, data: bytes) -> ChainBreak | None:
-        """Feed the next readable event of the run; gives the break where the chain does not hold there."""
+    def take(self, sequence: int, subject: str, data: bytes, data_digest: bytes = b"") -> ChainBreak | None:
+        """Feed the next readable event of the run; gives the break where the chain does not hold there.
+
+        `data_digest` is the SHA-256 of the data, where the caller knows it.
+        """
         entity = entity_of(subject)
         if self.broken or (self.finished and entity != HEAD):
             return None
         self._first = self._first or sequence
         if entity == HEAD:
             return self._decide(sequence, data)
-        self._folded.append(entity.encode() + sha256(data).digest())
+        self._folded.append(entity.encode() + (data_digest or sha256(data).digest()))
         if self.awaited:
             self.awaited -= 1
             if not self.awaited:

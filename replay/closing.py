@@ -39,6 +39,11 @@ class Closing(msgspec.Struct, frozen=True):
     gold: str
     """Of GOLD."""
 
+    @property
+    def audit_ended(self) -> bool:
+        """Whether the auditor has finished with the run."""
+        return self.gold != PENDING
+
 
 class RunDigest(msgspec.Struct):
     """The digest of one run's messages on one stream, fed with all of them in the order of the stream.
@@ -59,9 +64,10 @@ class RunDigest(msgspec.Struct):
     awaited: int = 0
     """Outputs of the last decision that are still to come."""
 
-    def take(self, stored: Stored) -> None:
-        """Feed the next message."""
-        entry = f"{stored.sequence} {stored.time} {stored.subject} ".encode() + hashlib.sha256(stored.data).digest()
+    def take(self, stored: Stored, data_digest: bytes = b"") -> None:
+        """Feed the next message; `data_digest` is the SHA-256 of its data, where the caller knows it."""
+        entry = f"{stored.sequence} {stored.time} {stored.subject} ".encode()
+        entry += data_digest or hashlib.sha256(stored.data).digest()
         self.digest = hashlib.sha256(self.digest + entry).digest()
         self.events += 1
         if stored.subject.endswith(_HEAD):
@@ -118,11 +124,17 @@ def closing(history: History) -> Closing:
     return closing_of(history.run, history.messages, history.gold)
 
 
-def require_expected(closing: Closing, expected: Sequence[str]) -> None:
-    """Raise `CheckFailed` unless each of these is one of the run's digests, and `UsageError` for what is no digest."""
+def require_digests(expected: Sequence[str]) -> None:
+    """Raise `UsageError` for what is no digest."""
     for digest in expected:
         if not re.fullmatch("[0-9a-f]{64}", digest):
             raise UsageError(f"{digest!r} is no digest: expected are 64 hexadecimal digits, as `evolog show` prints.")
+
+
+def require_expected(closing: Closing, expected: Sequence[str]) -> None:
+    """Raise `CheckFailed` unless each of these is one of the run's digests, and `UsageError` for what is no digest."""
+    require_digests(expected)
+    for digest in expected:
         if digest not in (closing.log, closing.gold):
             raise CheckFailed(
                 f"Run {closing.run} does not close with {digest}: EVOLOG closes with {closing.log}, GOLD with "

@@ -11,11 +11,10 @@ import msgspec
 
 from events.codec import Event
 from events.errors import UserError
-from events.gold import GoldScored
 from events.judgement import CandidateEvaluated
 from events.population import CandidateAccepted, CandidateKept, CandidateRejected
 from replay.history import History
-from replay.report import CELL_NAMES, Generation, Report, collect, sort_cells
+from replay.report import Generation, Report, cell_label, collect, sort_cells
 
 UNDECIDED = ("decision_made", "event_set_aside", "time_spent", "run_started", "run_cancelled", "child_run_finished")
 """Tags of what the controller appends beside its decisions."""
@@ -57,6 +56,11 @@ class DivergentDecision(msgspec.Struct, kw_only=True):
     second: str
     first_sequence: int | None
     second_sequence: int | None
+    tag: str = ""
+    """The type of the fact, where both decided one of the same type for the same generation; else empty."""
+    generation: int | None = None
+    fields: dict[str, tuple[Any, Any]] = {}
+    """What differs in it, by the name of the field, or of the value in it; a value that one of them lacks is None."""
 
 
 class RunComparison(msgspec.Struct, kw_only=True):
@@ -116,7 +120,12 @@ def _first_divergence(first: History, second: History) -> DivergentDecision | No
         first_text, second_text = (words[index] if index < len(words) else "" for words in texts)
         if first_text != second_text:
             sequences = [_sequence(run, events, index) for run, events in zip((first, second), decided, strict=True)]
+            pair = [events[index] if index < len(events) else None for events in decided]
+            alike = _alike(*pair)
             return DivergentDecision(
+                tag=alike.tag if alike else "",
+                generation=getattr(alike.data, "generation", None) if alike else None,
+                fields=differing_fields(*_fields_of(texts, index)) if alike else {},
                 place=index,
                 first=first_text or "nothing more is decided",
                 second=second_text or "nothing more is decided",
@@ -124,6 +133,29 @@ def _first_divergence(first: History, second: History) -> DivergentDecision | No
                 second_sequence=sequences[1],
             )
     return None
+
+
+def _fields_of(texts: Sequence[Sequence[str]], index: int) -> list[Any]:
+    """The fields of the facts at an index, out of their words."""
+    return [json.loads(words[index].partition(" ")[2]) for words in texts]
+
+
+def _alike(first: Event | None, second: Event | None) -> Event | None:
+    """The first of two facts of one type about one generation; None where they are not."""
+    if first is None or second is None or first.tag != second.tag:
+        return None
+    generations = [getattr(event.data, "generation", None) for event in (first, second)]
+    return first if generations[0] == generations[1] else None
+
+
+def differing_fields(first: Any, second: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
+    """What differs between two values, by the name of each value in them; None stands for one that is not there."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        found: dict[str, tuple[Any, Any]] = {}
+        for key in dict.fromkeys([*first, *second]):
+            found |= differing_fields(first.get(key), second.get(key), f"{name}.{key}" if name else key)
+        return found
+    return {} if first == second else {name: (first, second)}
 
 
 def _decided(run: History) -> list[Event]:
@@ -236,13 +268,10 @@ def _code(first: History, second: History, first_scaffold: str, second_scaffold:
 
 def _scores(first: Report, second: Report) -> Iterator[tuple[str, tuple[float | None, float | None]]]:
     first_scores, second_scores = (
-        {_cell(cell): cell.score for cell in sort_cells(report.cells)} for report in (first, second)
+        {f"{cell_label(cell.cell, first, second)}, {cell.split}": cell.score for cell in sort_cells(report.cells)}
+        for report in (first, second)
     )
     for cell_name in dict.fromkeys([*first_scores, *second_scores]):
         pair = first_scores.get(cell_name), second_scores.get(cell_name)
         if pair[0] != pair[1]:
             yield cell_name, pair
-
-
-def _cell(scored: GoldScored) -> str:
-    return f"{CELL_NAMES.get(scored.cell, scored.cell)}, {scored.split}"

@@ -19,7 +19,7 @@ from replay.replayer import state_at
 from runtime.blobs.directory import Blobs
 from runtime.log import lineage
 from runtime.run import budget as budgets
-from runtime.run.bounds import BOUNDS
+from runtime.run.bounds import BOUNDS, LARGEST_GROUP
 from runtime.run.fork import forked
 from runtime.run.order import LEVERS, ON_DRIFT, RunOrder, Search, put_base_model, put_verifier, require_playable
 from runtime.sandbox.choose import provide
@@ -55,6 +55,19 @@ WORDS: Mapping[str, Collection[str]] = {
     "strategy": STRATEGIES,
 }
 """The values of those that are words."""
+_SCORES = "what its past scored would not compare with what it scores"
+FIXED: Mapping[str, str] = {
+    "task": "a fork goes on with its parent's items and candidates: start a run of another task with `evolog run TASK`",
+    "seed": "its splits and the draws of its past follow from it: start a run with `evolog run TASK --seed N`",
+    "sandbox": f"{_SCORES}: start a run with `evolog run TASK --sandbox none`",
+    "name": "it is no setting of the run: give --name",
+    "dir": "a fork stands on its parent's log: give --dir for the directory that the parent is in",
+    "detach": "it is no setting of the run: give --detach",
+    "examples": "its first scaffold is written: start a run with `evolog run TASK --examples N`",
+    "shard_size": "how requests are cut is the same in every run",
+    "base_model": "it follows from the policy: give policy=NAME",
+}
+"""Why a fork cannot change some settings, and what to do instead."""
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, str]:
@@ -63,11 +76,15 @@ def parse_settings(settings: Sequence[str]) -> dict[str, str]:
     """
     changes: dict[str, str] = {}
     for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or key not in SETTINGS or key in changes:
+        name, equals, value = setting.partition("=")
+        key = name.replace("-", "_")
+        if equals and (reason := FIXED.get(key)):
+            raise UsageError(f"A fork cannot change {key}, since {reason}.")
+        if key in changes:
+            raise UsageError(f"{key} is said twice: give its flag or --set it, once.")
+        if not equals or key not in SETTINGS:
             raise UsageError(
-                f"{setting!r} is nothing to --set: write key=value, each once, the key being one of "
-                f"{', '.join(SETTINGS)}."
+                f"{setting!r} is nothing to --set: write key=value, the key being one of {', '.join(SETTINGS)}."
             )
         changes[key] = value
     return changes
@@ -125,7 +142,7 @@ def plan_fork(
         agent=order.agent,
         sandbox=provide(order.sandbox).text,
         max_tokens=order.max_tokens,
-        group_size=_whole_number(changes, "group_size", parent_start.group_size, least=1),
+        group_size=_whole_number(changes, "group_size", parent_start.group_size, 1, LARGEST_GROUP),
         algorithm=changes.get("algorithm", parent_start.algorithm),
         verifier=verifier,
         verifier_code=code,

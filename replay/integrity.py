@@ -10,7 +10,7 @@ import msgspec
 
 from events import codec
 from events.change import ChildRunFinished, ScaffoldProposed
-from events.choice import AgentCalled, ContextAssembled
+from events.choice import AgentCalled, ContextAssembled, TrialFinished
 from events.codec import SET_ASIDE_BYTES, Event
 from events.errors import UserError
 from events.fact import Fact
@@ -336,6 +336,8 @@ def blobs_of(fact: Fact) -> list[tuple[str, bool]]:
             return [(digest, False) for digest in (blob, *parts.values())]
         case AgentCalled(request=request, response=response) | JudgeCalled(request=request, response=response):
             return [(request, False), (response, False)]
+        case TrialFinished(scaffold=scaffold, result=result):
+            return [*([(scaffold, True)] if scaffold else []), (result, False)]
     return []
 
 

@@ -178,13 +178,18 @@ def perform(
     whose code is run for it, and a verifier has `scoring_limit` seconds an answer. Raises UsageError for a kind
     that cannot be performed again, whatever is recorded.
     """
-    if unknown := [kind for kind in kinds if kind not in KINDS]:
-        raise UsageError(f"{unknown[0]!r} cannot be performed again; expected one or more of {', '.join(KINDS)}.")
+    require_kinds(kinds)
     with contextlib.closing(Stage(EventIndex(messages), blobs, work, access, scoring_limit)) as stage:
         return [
             _compared(kind, KINDS[kind](stage), functools.partial(report_progress, kind))
             for kind in dict.fromkeys(kinds)
         ]
+
+
+def require_kinds(kinds: Sequence[str]) -> None:
+    """Raise UsageError for a kind that cannot be performed again, whatever is recorded."""
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise UsageError(f"{unknown[0]!r} cannot be performed again; expected one or more of {', '.join(KINDS)}.")
 
 
 def _compared(

@@ -285,23 +285,33 @@ def _text(stored: Stored) -> str:
     return stored.data.decode(errors="replace")
 
 
+def parse_point(at: str) -> int | datetime:
+    """The point in a run that a user means: a sequence such as `1234`, or a time such as `2026-11-21T10:00:00Z`.
+
+    Raises `UsageError` for text that is neither.
+    """
+    if at.isascii() and at.isdecimal():
+        return int(at)
+    try:
+        return datetime.fromisoformat(at)
+    except ValueError as wrong:
+        raise UsageError(
+            f"{at!r} is no point in a run: give a sequence, or a time such as 2026-11-21T10:00:00Z."
+        ) from wrong
+
+
 def find_sequence(messages: Sequence[Stored], at: str) -> int:
-    """The sequence that a user means by `1234`, or by a time such as `2026-11-21T10:00:00Z`.
+    """The sequence that a user means by a point, as `parse_point` reads it.
 
     A time means the run's last message that was stored by then. A point within a decision means the decision's end,
     since a decision is stored whole; a point behind the run means the run's end. Raises `UsageError` for text that is
-    neither, or a point before the run.
+    no point, or a point before the run.
     """
-    if at.isascii() and at.isdecimal():
-        sequence = int(at)
+    point = parse_point(at)
+    if isinstance(point, int):
+        sequence = point
     else:
-        try:
-            time = datetime.fromisoformat(at)
-        except ValueError as wrong:
-            raise UsageError(
-                f"{at!r} is no point in a run: give a sequence, or a time such as 2026-11-21T10:00:00Z."
-            ) from wrong
-        nanoseconds = (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1e9
+        nanoseconds = (point if point.tzinfo else point.replace(tzinfo=UTC)).timestamp() * 1e9
         sequence = max((stored.sequence for stored in messages if stored.time <= nanoseconds), default=0)
     if not messages or sequence < messages[0].sequence:
         begins = f"its first message has sequence {messages[0].sequence}" if messages else "it has no message"
@@ -310,6 +320,14 @@ def find_sequence(messages: Sequence[Stored], at: str) -> int:
         if one.sequence <= sequence < one.messages[-1].sequence:
             return one.messages[-1].sequence
     return min(sequence, messages[-1].sequence)
+
+
+def beyond(messages: Sequence[Stored], at: str) -> str:
+    """That a sequence lies beyond the run's last, in a sentence; empty where it does not."""
+    point, last = parse_point(at), messages[-1].sequence if messages else 0
+    if not isinstance(point, int) or point <= last:
+        return ""
+    return f"sequence {point:,} is beyond the run's last, which is {last:,}: this is its end so far"
 
 
 def state_at(history: History, sequence: int) -> RunState:

@@ -166,18 +166,26 @@ def swap(
     seconds an answer. Raises UsageError for another service, NotFound where nothing is at the path, and Misconfigured
     where it is no such code.
     """
+    path, source = read_replacement(service, path)
+    with contextlib.closing(Stage(EventIndex(messages), blobs, work, access, scoring_limit)) as stage:
+        if not stage.recorded.started:
+            raise NotFound("There is no beginning of a run among the messages.")
+        run = list(stage.recorded.started)[-1]  # a fork's own comes after those of its past
+        return _verifier(stage, run, source, path) if service == "verifier" else _rules(stage, run, source, path)
+
+
+def read_replacement(service: str, path: Path) -> tuple[Path, str]:
+    """The file at a path that is to stand in a service's place, and its text; of a task folder its verifier.
+
+    Raises UsageError for another service, and NotFound where nothing is at the path.
+    """
     if service not in SERVICES:
         raise UsageError(
             f"{service!r} cannot be swapped; expected {' or '.join(SERVICES)}, as in --swap verifier=PATH."
         )
     if service == "verifier" and path.is_dir():
         path /= "verifier.py"
-    source = _read(path)
-    with contextlib.closing(Stage(EventIndex(messages), blobs, work, access, scoring_limit)) as stage:
-        if not stage.recorded.started:
-            raise NotFound("There is no beginning of a run among the messages.")
-        run = list(stage.recorded.started)[-1]  # a fork's own comes after those of its past
-        return _verifier(stage, run, source, path) if service == "verifier" else _rules(stage, run, source, path)
+    return path, _read(path)
 
 
 def _read(path: Path) -> str:

@@ -18,6 +18,7 @@ from replay.archive.projection import Archive, open_archive
 from replay.archive.query import SECONDS, SOCKET, QueryRequest, listen_path, refusal, sent, start, stop_listening
 from replay.archive.query_process import QueryLimits
 from runtime.log.port import Log
+from runtime.status import StatusReporter
 from services.host.context import Context
 
 logger = logging.getLogger("evolog")
@@ -37,14 +38,15 @@ async def serve(context: Context) -> None:
     archive = await asyncio.to_thread(open_archive, context.node.archive)
     server = QueryServer(archive, context.node.directory / SOCKET)
     try:
-        await follow(context.log, archive)
+        await follow(context.log, archive, context.status)
     finally:
         server.close()
         archive.close()
 
 
-async def follow(log: Log, archive: Archive) -> None:
-    """Project a log into an archive, without end."""
+async def follow(log: Log, archive: Archive, status: StatusReporter | None = None) -> None:
+    """Project a log into an archive, without end; `status` is told, as the log is, of pages with much in them."""
+    status = status or StatusReporter("archivist")
     while True:
         try:
             page = await log.read(archive.cursor + 1, PAGE_SIZE)
@@ -52,7 +54,9 @@ async def follow(log: Log, archive: Archive) -> None:
             logger.warning("%s", wrong)
             page = []
         if page:
-            await asyncio.to_thread(archive.apply, page)
+            level = logging.INFO if len(page) >= SMALL_PAGE else logging.DEBUG
+            with status.logged("takes events into the archive", level, items=len(page), to=page[-1].sequence):
+                await asyncio.to_thread(archive.apply, page)
         if len(page) < SMALL_PAGE:
             await asyncio.sleep(POLL_SECONDS)
 

@@ -7,4 +7,4 @@ from services.host.context import Context
 
 async def serve(context: Context) -> None:
     """Drive all unfinished runs of the log."""
-    await Controller(context.log, DECIDER, context.scanner).serve()
+    await Controller(context.log, DECIDER, context.scanner, status=context.status).serve()

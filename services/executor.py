@@ -65,7 +65,9 @@ async def run_shards(context: Context, runner: RolloutRunner) -> None:
             await asyncio.sleep(random.uniform(0, jitter))
         return [answer(fact, event, "executor") for fact in facts_of(event.id, requested, results)]
 
-    await work(context.log, perform, source="executor", scanner=context.scanner, wants=context.wants())
+    await work(
+        context.log, perform, source="executor", scanner=context.scanner, wants=context.wants(), status=context.status
+    )
 
 
 def requested_shard(

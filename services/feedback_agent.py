@@ -12,6 +12,7 @@ from events.fact import Fact
 from events.kinds import AgentName
 from runtime.agents import feedback
 from runtime.agents.providers import LanguageModel, model_of
+from runtime.agents.session import Halted
 from runtime.effects.choose import (
     HISTORY_TYPES,
     ChoiceHost,
@@ -27,8 +28,16 @@ from runtime.log.lookup import attempts_by_id, attempts_of_request, events_of_ty
 from runtime.log.worker import answer, work
 from runtime.rollouts.attempt import RecordedAttempt
 from runtime.run.loading import LoadedRun
-from services.host.agent_session import inspector, open_session, recorder, without_secrets
+from services.host.agent_session import (
+    halt,
+    inspector,
+    open_session,
+    recorder,
+    require_unhalted,
+    without_secrets,
+)
 from services.host.context import Context
+from services.host.workbench import open_workbench
 
 AGENT: AgentName = "feedback_agent"
 
@@ -55,6 +64,8 @@ async def serve(context: Context) -> None:
                     facts = await asyncio.to_thread(choose_by_rules, context.blobs, history, probe, loaded, requested)
                 else:
                     facts = await _by_model(context, event, requested, loaded, model, history, probe)
+            except Halted as halted:
+                raise await halt(context, event, AGENT, str(halted)) from halted
             except Exception as wrong:  # an edit is the task's own code
                 raise_if_hosts(wrong)
                 facts = [ProposalFailed(generation=requested.generation, reason=why(wrong))]
@@ -62,7 +73,9 @@ async def serve(context: Context) -> None:
             outputs += [answer(fact, event, AGENT) for fact in facts]
         return outputs
 
-    await work(context.log, perform, source=AGENT, scanner=context.scanner, wants=context.wants())
+    await work(
+        context.log, perform, source=AGENT, scanner=context.scanner, wants=context.wants(), status=context.status
+    )
 
 
 async def _by_model(
@@ -74,6 +87,7 @@ async def _by_model(
     history: Sequence[Event],
     probe: Sequence[RecordedAttempt],
 ) -> list[Fact]:
+    await require_unhalted(context, event.run)
     from replay.archive.agent_copy import RunTables  # with duckdb, for runs that have a model
     from replay.archive.query import query
 
@@ -104,8 +118,15 @@ async def _by_model(
         )
 
     recorded = ProbeRecord(earlier, figures, probe, failed)
-    host = ChoiceHost(find, tables.query, inspector(context, loaded, files), recorder(context, event, AGENT))
+    checks, record = inspector(context, run, loaded, files), recorder(context, event, AGENT)
+
+    def choose() -> list[Fact]:
+        number, left = requested.generation, requested.rollouts_left
+        with open_workbench(context, run, number, loaded, requested.adapter, left) as workbench:
+            host = ChoiceHost(find, tables.query, checks, record, workbench)
+            return choose_by_model(session, requested, loaded, recorded, host)
+
     try:
-        return await asyncio.to_thread(choose_by_model, session, requested, loaded, recorded, host)
+        return await asyncio.to_thread(choose)
     finally:
         tables.close()

@@ -3,6 +3,7 @@
 """
 
 import asyncio
+import logging
 import threading
 from collections.abc import Sequence
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from events.weights import AdapterPublished, Canary
 from runtime.effects.serve import ServedModels, check_adapter
 from runtime.log.lookup import events_of_types
 from runtime.log.worker import answer, retry_until_available, work
+from runtime.policies.interface import Sampled, SampleRequest
 from runtime.policies.server import PolicyServer
 from services.host.context import Context
 
@@ -20,11 +22,20 @@ from services.host.context import Context
 async def serve(context: Context) -> None:
     """Answer calls in a thread, and check adapters as they are published."""
     models = ServedModels(
-        context.blobs, context.work, lambda adapter: context.wait_for(published_canaries(context, adapter))
+        context.blobs,
+        context.work,
+        lambda adapter: context.wait_for(published_canaries(context, adapter)),
+        context.status.logged,
     )
+
+    def sample(name: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
+        asked = sum(request.n for request in requests)
+        with context.status.logged(f"samples {asked:,} completions", logging.DEBUG, model=name[:12]):
+            return models.sample(name, requests)
+
     port = urlsplit(context.node.policy_url()).port or 0
     try:
-        server = PolicyServer(port, context.policy_token(), models.sample, models.names)
+        server = PolicyServer(port, context.policy_token(), sample, models.names)
     except OSError as wrong:
         raise TryAgain(
             f"The policy cannot listen on port {port} of 127.0.0.1 ({wrong.strerror}): end the program that has it, or "
@@ -56,4 +67,6 @@ async def check_adapters(context: Context, models: ServedModels) -> None:
             outputs.append(answer(await asyncio.to_thread(check_adapter, models, event.data), event, "policy"))
         return outputs
 
-    await work(context.log, perform, source="policy", scanner=context.scanner, wants=context.wants())
+    await work(
+        context.log, perform, source="policy", scanner=context.scanner, wants=context.wants(), status=context.status
+    )

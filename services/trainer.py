@@ -50,7 +50,14 @@ async def serve(context: Context) -> None:
 
     importing = asyncio.create_task(_import_torch())
     try:
-        await work(context.log, perform, source="trainer", scanner=context.scanner, wants=context.wants())
+        await work(
+            context.log,
+            perform,
+            source="trainer",
+            scanner=context.scanner,
+            wants=context.wants(),
+            status=context.status,
+        )
     finally:
         importing.cancel()
 

@@ -65,6 +65,7 @@ async def score_trajectories(context: Context, scorer: AnswerScorer) -> None:
         scanner=context.scanner,
         limit=BATCH_SIZE,
         wants=context.wants(),
+        status=context.status,
     )
 
 

@@ -1,8 +1,10 @@
 """The learning algorithms, each a module, looked up by name. The trainer knows none of them."""
 
 import importlib
+from typing import TYPE_CHECKING
 
-from algorithms.learning.batch import Algorithm
+if TYPE_CHECKING:
+    from algorithms.learning.batch import Algorithm
 
 NAMES = (
     "best_of_n",
@@ -24,7 +26,7 @@ NAMES = (
 """The names of the algorithms."""
 
 
-def algorithm(name: str) -> Algorithm:
+def algorithm(name: str) -> "Algorithm":
     """The algorithm of this name. Raises KeyError, with the known names, for another. Imports torch."""
     if name not in NAMES:
         raise KeyError(f"There is no learning algorithm {name!r}; the known ones are {', '.join(NAMES)}.")

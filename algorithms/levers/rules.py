@@ -407,7 +407,7 @@ def _right_or_wrong(e: Evidence) -> Choice:
 
 
 def _graded(e: Evidence) -> Choice:
-    seen = f"mean reward {e.mean_reward:.2f}, {e.rewarded:.0%} of the answers earn something"
+    seen = _graded_figures(e)
     if 1 - e.tied_groups < LIVE and e.attempts > 1:
         return _stop(f"Rewards are graded, but {e.tied_groups:.0%} of the groups are tied ({seen}).")
     if e.attempts == 1:
@@ -469,7 +469,13 @@ def _update(
     )
 
 
+def _graded_figures(e: Evidence) -> str:
+    return f"mean reward {e.mean_reward:.2f}, {e.rewarded:.0%} of the answers earn something"
+
+
 def _figures(e: Evidence) -> str:
+    if e.graded >= BINARY:
+        return _graded_figures(e)
     return f"pass@1 {e.pass_at_1:.2f}, pass@{e.attempts} {e.pass_at_k:.2f}"
 
 

@@ -4,7 +4,6 @@ The copy holds no dev or test item and no other run, so no SQL can reach them.
 """
 
 import contextlib
-import re
 import time
 from collections.abc import Callable, Sequence
 from itertools import chain, islice
@@ -14,7 +13,7 @@ import duckdb
 from events.catalogue import BY_TAG
 from events.errors import TryAgain, UserError
 from events.subjects import LOG
-from replay.archive.projection import MEMORY, VIEWS, connect
+from replay.archive.projection import MEMORY, VIEW_BODIES, connect
 from replay.archive.query import QueryResult, answer, collect
 from replay.archive.query_process import QueryLimits
 from runtime.agents.feedback import ROWS, Table
@@ -47,7 +46,6 @@ TABLES = {
 and its past alone.
 """
 _EVENTS = sorted(tag for tag, entry in BY_TAG.items() if entry.stream == LOG)
-_VIEWS = re.findall(r"^CREATE VIEW (\w+) AS\n(.*?);$", VIEWS[LOG].read_text(), re.MULTILINE | re.DOTALL)
 
 QueryFunction = Callable[[str], QueryResult]
 
@@ -111,7 +109,9 @@ def _views(run: str, past: Sequence[Span]) -> str:
     spans = [Span(run), *past]
     own = " OR ".join(f"run = '{span.run}' AND seq <= {span.last}" for span in spans)
     events = (f'"{tag}" AS (SELECT * REPLACE (\'{run}\' AS run) FROM main."{tag}" WHERE {own})' for tag in _EVENTS)
-    return "WITH " + ", ".join(chain(events, (f"{name} AS ({body})" for name, body in _VIEWS if name != "runs")))
+    return "WITH " + ", ".join(
+        chain(events, (f"{name} AS ({body})" for name, body in VIEW_BODIES.items() if name != "runs"))
+    )
 
 
 def _make(

@@ -24,6 +24,7 @@ from events.codec import Event, Unreadable, UntypedEvent, plain_at
 from events.errors import CheckFailed, NotFound, TryAgain, UsageError, UserError
 from events.fact import Fact
 from events.subjects import LOG, run_of
+from replay.archive.arrow import Columns
 from runtime.log.port import Stored, require_contiguous
 
 logger = logging.getLogger("evolog")
@@ -50,14 +51,28 @@ MEMORY = Path(":memory:")
 """The path of a database that is no file."""
 
 VIEWS = {LOG: Path(__file__).with_name("views.sql")}
+VIEW_BODIES = dict(re.findall(r"^CREATE VIEW (\w+) AS\n(.*?);$", VIEWS[LOG].read_text(), re.MULTILINE | re.DOTALL))
+"""The SELECT of each view."""
+KEPT_EVENTS, KEPT_SHARE = 20_000, 8
+"""The joined attempts are kept anew once so many events are behind them, and one in so many of all events."""
+_KEEP = f"""
+CREATE SCHEMA IF NOT EXISTS kept;
+CREATE OR REPLACE TABLE kept.attempts AS FROM ({VIEW_BODIES["trajectories"]}) ORDER BY run, seq;
+CREATE OR REPLACE TABLE kept.until AS FROM cursor;
+CREATE OR REPLACE VIEW trajectories AS
+WITH trajectory_recorded AS (
+    FROM main.trajectory_recorded WHERE seq > {{until}}
+    UNION ALL FROM main.trajectory_recorded WHERE seq IN (SELECT seq FROM kept.attempts WHERE outcome IS NULL)
+), rollout_failed AS (FROM main.rollout_failed WHERE seq > {{until}}),
+trajectory_scored AS (FROM main.trajectory_scored WHERE seq > {{until}}),
+scoring_failed AS (FROM main.scoring_failed WHERE seq > {{until}})
+FROM kept.attempts WHERE outcome IS NOT NULL UNION ALL {VIEW_BODIES["trajectories"]}"""
+"""Keeps the rows of the view `trajectories` as a table, sorted by run. The view then joins what came later, and what
+was open, alone.
+"""
 
-_INCOMING = (
-    "seq BIGINT, time BIGINT, subject VARCHAR, run VARCHAR, tag VARCHAR, id VARCHAR, cause VARCHAR, source VARCHAR, "
-    "size BIGINT, data VARCHAR"
-)
-"""The columns appended for each message; `time` is in microseconds since 1970."""
 _TIME = "make_timestamptz(time)"
-_INSERT = f"INSERT INTO events SELECT seq, {_TIME}, subject, run, tag, id, cause, source, size FROM incoming"
+_EVENTS = "SELECT seq, {time} AS time, subject, run, '{tag}' AS tag, id, cause, source, size FROM incoming_{tag}"
 _BOOKKEEPING = (
     "CREATE TABLE events (seq BIGINT, time TIMESTAMPTZ, subject VARCHAR, run VARCHAR, tag VARCHAR, id VARCHAR, cause "
     "VARCHAR, "
@@ -89,14 +104,19 @@ class _Table(NamedTuple):
     insert: str
 
 
+ReadableMessage = tuple[Stored, UntypedEvent | Event, bytes]
+"""A message, the event in it, and the event's data as JSON: of what was stored, no more than was understood."""
+
+
 class ParsedMessages(NamedTuple):
-    """Messages parsed into the rows that are appended."""
+    """Messages parsed into what is appended."""
 
     last: int
     """The sequence of the last of them."""
-    readable: list[tuple[Stored, UntypedEvent | Event]]
-    incoming: list[tuple[Any, ...]]
+    readable: dict[str, list[ReadableMessage]]
+    """By tag, each in the order of the log."""
     unreadable: list[tuple[Any, ...]]
+    """Rows of the table of that name."""
 
 
 def connect(path: Path, *, read_only: bool = False, checkpoint_by_hand: bool = False) -> duckdb.DuckDBPyConnection:
@@ -178,7 +198,7 @@ class Archive:
             self._prepare()
             self._load_taken()
             self._cursor = self._added = int(self._run("SELECT seq FROM cursor")[0][0])
-            self._run(f"CREATE TEMP TABLE incoming ({_INCOMING})")
+            self._kept = self._kept_until()
         except (duckdb.Error, ValueError, IndexError, TypeError) as wrong:
             self.close()
             reason = error_sentence(wrong) if isinstance(wrong, duckdb.Error) else "its own tables are not as they were"
@@ -209,6 +229,8 @@ class Archive:
             try:
                 self.add(parsed)
                 self.commit()
+                if self._cursor - self._kept > max(KEPT_EVENTS, self._cursor // KEPT_SHARE):
+                    self.keep_attempts()
                 if self._log_bytes() > CHECKPOINT_BYTES and not self._readers:
                     self._run("CHECKPOINT")
             except duckdb.Error as wrong:
@@ -239,7 +261,7 @@ class Archive:
 
     def read(self, rows: Sequence[Stored]) -> ParsedMessages:
         """Parse messages. Touches no file, so another thread may do it."""
-        parsed = ParsedMessages(rows[-1].sequence, [], [], [])
+        parsed = ParsedMessages(rows[-1].sequence, {}, [])
         own_rows = [row for row in rows if run_of(row.subject) == self.run] if self.run else rows
         for row in own_rows:
             sequence, time, subject, data = row.sequence, row.time // 1000, row.subject, row.data
@@ -254,11 +276,11 @@ class Archive:
                 parsed.unreadable.append((sequence, _EPOCH + timedelta(microseconds=time), subject, str(wrong), data))
                 continue
             self.taken.add(place)
-            parsed.readable.append((row, event))
-            text = _encode(event.data).decode()
-            parsed.incoming.append(
-                (sequence, time, subject, event.run, tag, event.id, event.cause, event.source, len(data), text)
-            )
+            message = row, event, _encode(event.data)
+            try:
+                parsed.readable[tag].append(message)
+            except KeyError:
+                parsed.readable[tag] = [message]
         return parsed
 
     def add(self, parsed: ParsedMessages) -> None:
@@ -269,11 +291,19 @@ class Archive:
             self.connection.begin()
             self._open = True
         try:
-            self._append("unreadable", parsed.unreadable)
-            self._append("incoming", parsed.incoming)
-            tags = sorted({row[4] for row in parsed.incoming})
-            # in one call, which gives up Python's lock once
-            self._run(";".join([_INSERT, *(self._tables[tag].insert for tag in tags), "TRUNCATE incoming"]))
+            if parsed.unreadable:
+                appender = self.connection.appender("unreadable")
+                appender.append_rows(parsed.unreadable)
+                appender.flush()
+            if parsed.readable:
+                for tag, messages in parsed.readable.items():
+                    self.connection.register(f"incoming_{tag}", _columns(messages))
+                events = " UNION ALL ".join(_EVENTS.format(time=_TIME, tag=tag) for tag in parsed.readable)
+                inserts = (self._tables[tag].insert for tag in parsed.readable)
+                # in one call, which gives up Python's lock once
+                self._run(";".join([f"INSERT INTO events FROM ({events}) ORDER BY seq", *inserts]))
+                for tag in parsed.readable:
+                    self.connection.unregister(f"incoming_{tag}")
             self._run(f"UPDATE cursor SET seq = {parsed.last}")
             self._added = parsed.last
         except BaseException:
@@ -288,6 +318,24 @@ class Archive:
             self._undo()
             raise
         self._open, self._cursor = False, self._added
+
+    def keep_attempts(self) -> None:
+        """Keep the joined attempts, as they are now, for the view `trajectories`; what it shows stays the same."""
+        if self.stream != LOG or self._kept == self._cursor:
+            return
+        self.connection.begin()
+        try:
+            self._run(_KEEP.format(until=self._cursor))
+            self.connection.commit()
+        except BaseException:
+            self.connection.rollback()
+            raise
+        self._kept = self._cursor
+
+    def _kept_until(self) -> int:
+        """The sequence up to which attempts are kept; 0 for none."""
+        kept = self._run("SELECT 1 FROM duckdb_tables() WHERE schema_name = 'kept' AND table_name = 'until'")
+        return int(self._run("SELECT seq FROM kept.until")[0][0]) if kept else 0
 
     def _undo(self) -> None:
         self.connection.rollback()
@@ -311,12 +359,6 @@ class Archive:
             self._readers += change
             self._readers_changed.notify_all()
 
-    def _append(self, table: str, rows: list[tuple[Any, ...]]) -> None:
-        if rows:
-            appender = self.connection.appender(table)
-            appender.append_rows(rows)
-            appender.flush()
-
     def _run(self, sql: str) -> list[tuple[Any, ...]]:
         return self.connection.execute(sql).fetchall()
 
@@ -324,7 +366,7 @@ class Archive:
         """Make the tables and views that are missing; both are made anew if their definitions have changed."""
         definitions = [*_BOOKKEEPING, *(table.create for table in self._tables.values())]
         views = VIEWS[self.stream].read_text() if self.stream in VIEWS else ""
-        digests = (_digest("\n".join(definitions)), _digest(views))
+        digests = (_digest("\n".join(definitions)), _digest(f"{views}{_KEEP}" if views else ""))
         existing = {kind: [row[0] for row in self._run(_NAMES[kind])] for kind in _NAMES}
         if existing["TABLE"] and "made" not in existing["TABLE"]:
             raise UsageError(
@@ -344,6 +386,7 @@ class Archive:
         try:
             for name in existing["VIEW"]:
                 self._run(f'DROP VIEW "{name}"')
+            self._run("DROP SCHEMA IF EXISTS kept CASCADE")
             if existing_digests[0] != digests[0]:
                 for name in existing["TABLE"]:
                     self._run(f'DROP TABLE "{name}"')
@@ -358,6 +401,26 @@ class Archive:
         except BaseException:
             self.connection.rollback()
             raise
+
+
+def _columns(messages: Sequence[ReadableMessage]) -> Columns:
+    """The columns of the view from which a type's table is filled; `time` is in microseconds since 1970."""
+    stored, events, data = zip(*messages, strict=True)
+    return Columns(
+        {
+            "seq": [message.sequence for message in stored],
+            "time": [message.time // 1000 for message in stored],
+            "size": [len(message.data) for message in stored],
+        },
+        {
+            "subject": [message.subject.encode() for message in stored],
+            "run": [event.run.encode() for event in events],
+            "id": [event.id.encode() for event in events],
+            "cause": [event.cause.encode() for event in events],
+            "source": [event.source.encode() for event in events],
+            "data": data,
+        },
+    )
 
 
 _NAMES = {
@@ -384,7 +447,7 @@ def _table(fact: type[Fact]) -> _Table:
     return _Table(
         create=f'CREATE TABLE "{tag}" (seq BIGINT, run VARCHAR, id VARCHAR, time TIMESTAMPTZ, cause VARCHAR, {types})',
         insert=f'INSERT INTO "{tag}" SELECT seq, run, id, {_TIME}, cause, {values} '
-        f"FROM (SELECT *, from_json(data, '{structure}') AS fact FROM incoming WHERE tag = '{tag}')",
+        f"FROM (SELECT *, from_json(data, '{structure}') AS fact FROM incoming_{tag})",
     )
 
 

@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ import msgspec
 
 from events.errors import CheckFailed, UsageError
 from events.subjects import LOG, run_of
-from replay.archive.projection import Archive, ParsedMessages
+from replay.archive.projection import Archive
 from replay.chain import Chain, ChainBreak
 from replay.closing import RunDigest
 from replay.history import EventProgress, History
@@ -83,7 +84,9 @@ def rebuild(
     archive, collected = Archive(into, LOG, run), gc.isenabled()
     gc.disable()  # what is made here by the million has no cycles
     try:
-        return _Rebuild(archive, read, end, whole, progress).go_on()
+        result = _Rebuild(archive, read, end, whole, progress).go_on()
+        archive.keep_attempts()
+        return result
     finally:
         if collected:
             gc.enable()
@@ -137,8 +140,7 @@ class _Rebuild:
                     break
                 position = read[-1].sequence
                 parsed = self.archive.read(read)
-                self._check(parsed)
-                self._digest(read, cursor)
+                self._check(read, {sequence for sequence, *_ in parsed.unreadable}, cursor)
                 self.progress(position, self.end)
                 if position <= cursor:
                     continue
@@ -186,23 +188,24 @@ class _Rebuild:
                 f"{self.archive.path} was filled from another log, up to sequence {last[0]}: name another file."
             )
 
-    def _check(self, parsed: ParsedMessages) -> None:
-        chains = self.chains
-        for stored, event in parsed.readable:
-            if (chain := chains.get(event.run)) is None:
-                chain = chains[event.run] = Chain(event.run)
-            if broken := chain.take(stored.sequence, stored.subject, stored.data):
-                self.broken = self.broken or broken
-
-    def _digest(self, read: list[Stored], cursor: int) -> None:
+    def _check(self, read: list[Stored], unreadable: set[int], cursor: int) -> None:
+        """Feed the messages to their runs' digests, and the readable ones to the chains."""
         for stored in read:
             run = run_of(stored.subject)
-            if run and self.archive.run in ("", run):
-                if (digest := self.digests.get(run)) is None:
-                    digest = self.digests[run] = RunDigest()
-                digest.take(stored)
-                if stored.sequence > cursor:
-                    self.grown.add(run)
+            if not run or self.archive.run not in ("", run):
+                continue
+            if (digest := self.digests.get(run)) is None:
+                digest = self.digests[run] = RunDigest()
+            data_digest = sha256(stored.data).digest()
+            digest.take(stored, data_digest)
+            if stored.sequence > cursor:
+                self.grown.add(run)
+            if stored.sequence in unreadable:
+                continue
+            if (chain := self.chains.get(run)) is None:
+                chain = self.chains[run] = Chain(run)
+            if broken := chain.take(stored.sequence, stored.subject, stored.data, data_digest):
+                self.broken = self.broken or broken
 
     def _state(self, position: int) -> bytes:
         return msgspec.msgpack.encode(

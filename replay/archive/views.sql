@@ -8,7 +8,8 @@ WITH verdicts AS (
     SELECT e.run, e.generation, CASE WHEN len(e.parents) > 0 THEN e.parents WHEN f.run IS NULL THEN [] ELSE [f.candidate] END AS parents
     FROM candidate_evaluated e LEFT JOIN feedback_requested f USING (run, generation)
 )
-SELECT e.run, e.generation, e.candidate, e.lever, e.scaffold, e.adapter, e.score, e.low, e.high, e.items, e.failed,
+SELECT e.run, e.generation, e.candidate, e.lever, e.scaffold, e.adapter, e.score,
+    CASE WHEN e.low < e.high THEN e.low END AS low, CASE WHEN e.low < e.high THEN e.high END AS high, e.items, e.failed,
     e.pass_at_1, e.pass_at_k, e.tied_groups, v.verdict, v.verdict = 'accepted' AS accepted,
     m.parents, m.parents[1] AS parent, m.parents[2] AS second_parent, s.summary AS change,
     t.score AS first_score, t.items AS first_items, t.passed AS first_passed,
@@ -48,6 +49,15 @@ FROM rollout_failed f JOIN rollouts_requested q ON q.run = f.run AND q.id = f.re
 CREATE VIEW rewards AS
 SELECT run, generation, purpose, item, count(*) AS attempts, count(failure) AS failed, avg(reward) AS mean, max(reward) AS best
 FROM trajectories GROUP BY run, generation, purpose, item;
+
+-- The answer with the highest reward that a run met for each purpose, of several the first that was scored.
+CREATE VIEW best_answers AS
+WITH best AS (
+    SELECT s.run, q.purpose, arg_max(s.trajectory, (s.reward, -s.seq)) AS trajectory, max(s.reward) AS reward
+    FROM trajectory_scored s JOIN rollouts_requested q ON q.run = s.run AND q.id = s.request GROUP BY s.run, q.purpose
+)
+SELECT b.run, b.purpose, t.split, t.generation, t.item, t.attempt, b.trajectory, t.answer, b.reward, t.seq
+FROM best b JOIN trajectory_recorded t ON t.run = b.run AND t.id = b.trajectory;
 
 -- Each item of dev as a vote answers it, over the attempts of a run's start and of its repeats: the most frequent answer, of several the
 -- first given by generation and attempt, the reward that it had, and the mean of all items' rewards. No verifier takes part in the choice.
@@ -119,33 +129,42 @@ SELECT run, generation, round, count(*) AS labels, avg(votes / answers) AS agree
     avg(label_right::INTEGER) AS label_accuracy, avg(rewards_right) AS reward_accuracy
 FROM judged GROUP BY run, generation, round;
 
--- What each generation used for each purpose: rollouts, model calls, tokens, seconds of the model, millionths of a US dollar (of calls of
--- the agents' language model, whose purpose is the agent, those with a known price), and the share of completions that were cut.
+-- What each generation used for each purpose: rollouts, model calls, tokens, seconds of the model, millionths of a US dollar, and the share
+-- of completions that were cut. The calls of the agents' language model have the agent as purpose, those of a verifier's judge `judge`.
+-- Tokens that no server reported and costs that nobody knows are NULL, and so is a sum where none of its calls told.
 CREATE VIEW cost AS
 WITH called AS (
     SELECT run, request, count(*) AS calls, sum(prompt_tokens) AS prompt_tokens, sum(completion_tokens) AS completion_tokens,
         sum(seconds) AS seconds, sum(micro_usd) AS micro_usd, sum(len(cut)) AS told, sum(len(list_filter(cut, lambda one: one))) AS cut,
         sum(repeated) AS repeated
     FROM model_called GROUP BY run, request
+), judged AS (
+    SELECT run, request, sum(micro_usd) AS micro_usd FROM trajectory_scored WHERE micro_usd > 0 GROUP BY run, request
 ), played AS (
     SELECT run, request, count(*) AS rollouts, count(*) FILTER (failed) AS failed
     FROM (SELECT run, request, false AS failed FROM trajectory_recorded UNION ALL SELECT run, request, true FROM rollout_failed)
     GROUP BY run, request
+), asked AS (
+    SELECT run, generation, agent AS purpose, prompt_tokens, completion_tokens, seconds, micro_usd FROM agent_called
+    UNION ALL SELECT run, generation, 'judge', prompt_tokens, completion_tokens, seconds, micro_usd FROM judge_called
 )
 SELECT q.run, q.generation, q.purpose, coalesce(sum(p.rollouts), 0)::BIGINT AS rollouts, coalesce(sum(p.failed), 0)::BIGINT AS failed,
     coalesce(sum(c.calls), 0)::BIGINT AS model_calls, coalesce(sum(c.prompt_tokens), 0)::BIGINT AS prompt_tokens,
     coalesce(sum(c.completion_tokens), 0)::BIGINT AS completion_tokens,
     coalesce(sum(c.prompt_tokens) + sum(c.completion_tokens), 0)::BIGINT AS tokens,
-    coalesce(sum(c.seconds), 0) AS model_seconds, coalesce(sum(c.micro_usd), 0)::BIGINT AS micro_usd,
-    sum(c.cut) / nullif(sum(c.told), 0) AS cut, coalesce(sum(c.repeated), 0)::BIGINT AS repeated
+    coalesce(sum(c.seconds), 0) AS model_seconds, (coalesce(sum(c.micro_usd), 0) + coalesce(sum(j.micro_usd), 0))::BIGINT AS micro_usd,
+    sum(c.cut) / nullif(sum(c.told), 0) AS cut, coalesce(sum(c.repeated), 0)::BIGINT AS repeated,
+    0::BIGINT AS unreported, 0::BIGINT AS unpriced
 FROM rollouts_requested q
 LEFT JOIN called c ON c.run = q.run AND c.request = q.id
+LEFT JOIN judged j ON j.run = q.run AND j.request = q.id
 LEFT JOIN played p ON p.run = q.run AND p.request = q.id
 GROUP BY q.run, q.generation, q.purpose
 UNION ALL
-SELECT run, generation, agent, 0, 0, count(*), sum(prompt_tokens)::BIGINT, sum(completion_tokens)::BIGINT,
-    sum(prompt_tokens + completion_tokens)::BIGINT, sum(seconds), coalesce(sum(micro_usd), 0)::BIGINT, NULL, 0
-FROM agent_called GROUP BY run, generation, agent;
+SELECT run, generation, purpose, 0, 0, count(*), sum(prompt_tokens)::BIGINT, sum(completion_tokens)::BIGINT,
+    sum(prompt_tokens + completion_tokens)::BIGINT, sum(seconds), sum(micro_usd)::BIGINT, NULL, 0,
+    count(*) FILTER (prompt_tokens IS NULL OR completion_tokens IS NULL), count(*) FILTER (micro_usd IS NULL)
+FROM asked GROUP BY run, generation, purpose;
 
 -- Each generation: the lever pulled and why, the dev score of what came of it, whether it was accepted, and what it took.
 CREATE VIEW generations AS
@@ -157,7 +176,8 @@ WITH begun AS (
 ), played AS (
     SELECT run, generation, sum(rollouts) AS rollouts FROM cost GROUP BY run, generation
 )
-SELECT b.run, b.generation, coalesce(e.lever, l.lever) AS lever, l.action, l.reason, e.score, e.low, e.high,
+SELECT b.run, b.generation, coalesce(e.lever, l.lever) AS lever, l.action, l.reason, e.score,
+    CASE WHEN e.low < e.high THEN e.low END AS low, CASE WHEN e.low < e.high THEN e.high END AS high,
     CASE WHEN a.run IS NOT NULL THEN true WHEN coalesce(k.run, r.run) IS NOT NULL THEN false END AS accepted,
     CASE WHEN a.run IS NOT NULL THEN 'accepted' WHEN k.run IS NOT NULL THEN 'kept' WHEN r.run IS NOT NULL THEN 'rejected' END AS standing,
     coalesce(a.reason, k.reason, r.reason) AS verdict, coalesce(p.rollouts, 0)::BIGINT AS rollouts, b.time AS started,
@@ -168,14 +188,29 @@ LEFT JOIN candidate_accepted a USING (run, generation) LEFT JOIN candidate_kept 
 LEFT JOIN candidate_rejected r USING (run, generation)
 LEFT JOIN played p USING (run, generation);
 
--- Each run: what it was asked to do, how far it is, the scores it began and stands at, and what it used.
+-- Each run: what it was asked to do, how far it is, the scores it began and stands at, and what it used itself. The words of `state` are those
+-- of replay/run_state.py. A fork stands at its past's best candidate until it has one of its own, unless its scores mean something else.
 CREATE VIEW runs AS
-WITH used AS (
-    SELECT run, sum(rollouts) AS rollouts, sum(tokens) AS tokens, sum(micro_usd) AS micro_usd FROM cost GROUP BY run
+WITH RECURSIVE past(run, holder, last) AS (
+    SELECT run, run, 9223372036854775807 FROM run_started
+    UNION
+    SELECT p.run, s.parent_run, s.parent_sequence::BIGINT
+    FROM past p JOIN run_started s ON s.run = p.holder JOIN run_started h ON h.run = s.parent_run
+    WHERE (s.verifier, s.verifier_code, s.base_model, s.max_tokens) = (h.verifier, h.verifier_code, h.base_model, h.max_tokens)
+), rolled_back AS (  -- with all that was made from it; the start stays
+    SELECT DISTINCT p.run, l.candidate FROM audit_released r JOIN past p ON p.holder = r.run AND r.seq <= p.last
+    JOIN lineage l ON l.ancestor_generation = r.generation WHERE r.action = 'rollback' AND l.generation > 0
+), best AS (
+    SELECT p.run, arg_max(e.score, a.seq) AS score, arg_max(a.candidate, a.seq) AS candidate
+    FROM past p JOIN candidate_accepted a ON a.run = p.holder AND a.seq <= p.last
+    JOIN candidate_evaluated e ON e.run = a.run AND e.candidate = a.candidate
+    WHERE NOT EXISTS (SELECT 1 FROM rolled_back g WHERE g.run = p.run AND g.candidate = a.candidate) GROUP BY p.run
+), used AS (
+    SELECT run, sum(rollouts) AS rollouts, sum(tokens) AS tokens, sum(micro_usd) AS micro_usd, sum(unreported) AS unreported,
+        sum(unpriced) AS unpriced
+    FROM cost GROUP BY run
 ), scored AS (
-    SELECT run, count(*) AS generations, arg_min(score, generation) AS first_score,
-        arg_max(score, generation) FILTER (accepted) AS score, arg_max(candidate, generation) FILTER (accepted) AS candidate
-    FROM candidates GROUP BY run
+    SELECT run, count(*) AS generations, arg_min(score, generation) AS first_score FROM candidate_evaluated GROUP BY run
 ), halted AS (
     SELECT run, max(seq) FILTER (tag = 'run_paused') > coalesce(max(seq) FILTER (tag = 'run_resumed'), 0) AS paused
     FROM events WHERE tag IN ('run_paused', 'run_resumed') GROUP BY run
@@ -183,12 +218,18 @@ WITH used AS (
     SELECT run, max(time) AS time FROM events GROUP BY run
 )
 SELECT s.run, s.task, s.policy, s.agent, s.strategy, s.seed, s.levers,
-    CASE WHEN f.run IS NOT NULL THEN 'finished' WHEN h.paused THEN 'paused' ELSE 'running' END AS state, f.reason,
-    s.time AS started, f.time AS finished, date_diff('millisecond', s.time, coalesce(f.time, l.time)) / 1000 AS seconds,
+    CASE WHEN f.run IS NULL THEN CASE WHEN h.paused THEN 'paused' ELSE 'running' END
+        WHEN f.reason = 'cancelled' OR starts_with(f.reason, 'cancelled: ') THEN 'cancelled'
+        WHEN f.candidate = '' THEN 'failed' WHEN f.reason = 'budget exhausted' THEN 'budget exhausted' ELSE 'finished' END AS state,
+    f.reason, s.time AS started, f.time AS finished,
+    date_diff('millisecond', s.time, coalesce(f.time, l.time)) / 1000 AS seconds,
     coalesce(c.generations, 0) AS generations, c.first_score,
-    coalesce(CASE WHEN f.candidate <> '' THEN f.score END, c.score) AS score, coalesce(nullif(f.candidate, ''), c.candidate) AS candidate, coalesce(u.rollouts, 0)::BIGINT AS rollouts,
-    coalesce(u.tokens, 0)::BIGINT AS tokens, coalesce(u.micro_usd, 0)::BIGINT AS micro_usd, s.parent_run, s.parent_sequence,
-    s.width, s.schedule, s.owner, s.owner_generation
+    CASE WHEN f.run IS NULL THEN b.score WHEN f.candidate <> '' THEN f.score END AS score,
+    CASE WHEN f.run IS NULL THEN b.candidate ELSE nullif(f.candidate, '') END AS candidate, coalesce(u.rollouts, 0)::BIGINT AS rollouts,
+    CASE WHEN u.tokens IS NULL AND coalesce(u.unreported, 0) = 0 THEN 0 ELSE u.tokens END::BIGINT AS tokens,
+    CASE WHEN u.micro_usd IS NULL AND coalesce(u.unpriced, 0) = 0 THEN 0 ELSE u.micro_usd END::BIGINT AS micro_usd,
+    s.parent_run, s.parent_sequence, s.width, s.schedule, s.owner, s.owner_generation,
+    coalesce(u.unreported, 0)::BIGINT AS unreported, coalesce(u.unpriced, 0)::BIGINT AS unpriced
 FROM run_started s
 LEFT JOIN run_finished f USING (run) LEFT JOIN halted h USING (run) LEFT JOIN latest l USING (run)
-LEFT JOIN scored c USING (run) LEFT JOIN used u USING (run);
+LEFT JOIN scored c USING (run) LEFT JOIN best b USING (run) LEFT JOIN used u USING (run);

@@ -136,14 +136,19 @@ def is_export(path: Path) -> bool:
     return os.path.lexists(path / MANIFEST)
 
 
+def require_new(target: Path) -> None:
+    """Raise `UsageError` where an export cannot be written, since something is there."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f"{target} is there already, and an export is written into a new folder: name another.")
+
+
 def write(history: History, target: Path, version: str) -> Manifest:
     """Export a run into a new folder, which appears at once and whole.
 
     Raises `UsageError` for a folder that is not empty, and `CheckFailed` for a run that is not as it was recorded.
     """
     require_recorded(history)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"{target} is there already, and an export is written into a new folder: name another.")
+    require_new(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
     try:

@@ -8,7 +8,7 @@ dev. Attempts at dev items are not shown, since a right answer is a label.
 
 import math
 import random
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -19,10 +19,18 @@ from runtime.agents.session import clipped
 from tasks.contract import Example, Public
 
 PROMPTS = Path(__file__).with_name("prompts")
-TRAJECTORIES, SCAFFOLD, HISTORY, SAMPLES, LABELS, ARTEFACTS = 30_000, 40_000, 12_000, 12_000, 6_000, 12_000
-"""Characters at the start for the trajectories, the scaffold's files, the history, sample items, the labels' names, and
-what earlier generations left.
+TOKENS = 4_000
+"""Tokens at the start for the trajectories, by `tokens_of`."""
+ALIKE = 3
+"""Most of them that failed alike at items of one label."""
+SCAFFOLD, HISTORY, SAMPLES, LABELS, ARTEFACTS, DROPPED = 40_000, 12_000, 12_000, 6_000, 12_000, 16_000
+"""Characters at the start for the scaffold's files, the history, sample items, the labels' names, what earlier
+generations left, and the scaffolds that were rejected.
 """
+OTHERS = 3_000
+"""Characters of the descriptions of other tasks."""
+BYTES_A_TOKEN = 3.5
+"""For estimates: what a text takes is known once the model has answered."""
 PROMPT, ANSWER = 1_500, 600
 """Characters of an item's prompt and of an answer, where several are shown; `read_trajectory` shows more."""
 
@@ -58,9 +66,15 @@ def prompt(name: str) -> str:
     return (PROMPTS / f"{name}.md").read_text(encoding="utf-8")
 
 
+def tokens_of(text: str) -> int:
+    """About how many tokens a text takes."""
+    return math.ceil(len(text.encode(errors="replace")) / BYTES_A_TOKEN)
+
+
 def select_attempts(attempts: Sequence[ShownAttempt], limit: int, seed: int) -> list[ShownAttempt]:
-    """Attempts whose descriptions fit `limit` characters: the ways of failing in turn, and within each the labels and
-    items in turn.
+    """Attempts whose descriptions fit about `limit` tokens: the ways of failing in turn, and within each the labels in
+    turn. Of each item there is one at most, and of those that failed alike with one label `ALIKE`: the others say
+    little more.
 
     What failed to run comes first, then the outcomes by what they earn, the least first; the same seed gives the same
     choice.
@@ -72,23 +86,22 @@ def select_attempts(attempts: Sequence[ShownAttempt], limit: int, seed: int) -> 
     ranks = {kind: _rank([one for by_label in classes[kind].values() for one in by_label]) for kind in classes}
     queues = {kind: _in_turn(classes[kind], draw) for kind in sorted(classes, key=lambda kind: (ranks[kind], kind))}
     chosen: list[ShownAttempt] = []
-    taken: set[str] = set()
     items: set[str] = set()
-    characters_left = limit
-    for repeating in (False, True):  # each item once, and again only if there is room left
-        waiting = {kind: deque(queue) for kind, queue in queues.items()}
-        while waiting:
-            for kind, queue in list(waiting.items()):
-                while queue and (queue[0].id in taken or (queue[0].item in items and not repeating)):
-                    queue.popleft()
-                if not queue or len(describe_briefly(queue[0])) > characters_left:
-                    del waiting[kind]
-                    continue
-                attempt = queue.popleft()
-                chosen.append(attempt)
-                taken.add(attempt.id)
-                items.add(attempt.item)
-                characters_left -= len(describe_briefly(attempt))
+    alike: Counter[tuple[str, str]] = Counter()
+    tokens_left = limit
+    waiting = {kind: deque(queue) for kind, queue in queues.items()}
+    while waiting:
+        for kind, queue in list(waiting.items()):
+            while queue and (queue[0].item in items or alike[kind, queue[0].label] == ALIKE):
+                queue.popleft()
+            if not queue or tokens_of(describe_briefly(queue[0])) > tokens_left:
+                del waiting[kind]
+                continue
+            attempt = queue.popleft()
+            chosen.append(attempt)
+            items.add(attempt.item)
+            alike[kind, attempt.label] += 1
+            tokens_left -= tokens_of(describe_briefly(attempt))
     return chosen
 
 
@@ -171,12 +184,12 @@ def sample_items(public: Public, limit: int, seed: int) -> str:
 
 
 def task_text(description: str, public: Public, policy: str) -> str:
-    """What the task is, from what is public."""
+    """What the task is, from what is public; `policy` says what answers it, in sentences."""
     with_labels = "without" if all(example.label is None for example in public.train) else "with"
     labels = f"\n{len(public.labels)} labels: {clipped(', '.join(public.labels), LABELS)}" if public.labels else ""
     return (
         f"{description}\n\n{len(public.train)} train items {with_labels} labels, {len(public.dev)} dev items that "
-        f"candidates are judged on. The policy is {policy}.{labels}"
+        f"candidates are judged on.{labels}\n\n### The policy\n{policy}"
     )
 
 

@@ -1,5 +1,7 @@
 """A conversation with a language model, whichever API it goes through."""
 
+import datetime
+import email.utils
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -13,6 +15,26 @@ ANSWER_LIMIT = 1_000_000
 """Characters of one answer; a longer one is left off there."""
 IDLE_TIMEOUT = 180.0
 """Seconds that a server may go without a word before it counts as cut off."""
+OVERFLOWS = (
+    "prompt is too long",
+    "context_length_exceeded",
+    "maximum context length",
+    "exceeds the available context size",
+    "exceed_context_size",
+    "context window",
+    "context length",
+    "input token count",
+    "input is too long",
+    "too many tokens",
+    "request too large",
+    "request_too_large",
+    "string_above_max_length",
+    "maximum allowed number of output tokens",
+    "max_tokens is too large",
+)
+"""What servers say of a request that does not fit the model's context, in lower case."""
+UNPAID = ("insufficient_quota", "credit balance is too low", "insufficient balance")
+"""What servers say where the account has nothing left to spend, whatever status they say it with; in lower case."""
 
 
 class ToolCall(msgspec.Struct, frozen=True):
@@ -41,8 +63,8 @@ class AgentMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     returned: bool = False
     """Whether this gives an ending back to the model, which may happen once."""
     private: tuple[dict[str, Any], ...] = ()
-    """Blocks that only the API that made them knows, such as thoughts with a signature; it is given them back as they
-    were.
+    """What only the API that made it knows, such as thoughts with a signature; it is given it back as it was. Blocks of
+    Anthropic's are all of an answer's, in their order, its text and calls among them.
     """
 
 
@@ -62,6 +84,8 @@ class ModelRequest(msgspec.Struct, frozen=True):
     messages: tuple[AgentMessage, ...]
     tools: tuple[Tool, ...]
     max_tokens: int
+    effort: str = ""
+    """How much the model is to think, in the API's own word; empty: as it does by itself."""
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -87,7 +111,8 @@ class ModelTurn(msgspec.Struct, frozen=True):
     status: CallStatus
     text: str = ""
     calls: tuple[ToolCall, ...] = ()
-    usage: Usage = Usage()
+    usage: Usage | None = Usage()
+    """None where the server does not say what it used."""
     private: tuple[dict[str, Any], ...] = ()
 
 
@@ -105,8 +130,13 @@ class Failure(Exception):
 def failure_of(code: int, reason: str, headers: Mapping[str, str]) -> Failure:
     """What an HTTP status means for the caller."""
     message = f"HTTP {code}: {' '.join(reason.split())[:400]}"
-    if code in (401, 403) or "insufficient_quota" in reason:
+    said = reason.lower()
+    if code in (401, 402, 403) or any(words in said for words in UNPAID):
         return Failure("unauthenticated", message)
+    if code == 404:
+        return Failure("not_found", message)
+    if code == 413 or (code in (400, 422) and any(words in said for words in OVERFLOWS)):
+        return Failure("too_long", message)
     if code == 429:
         return Failure("rate_limited", message, _seconds(headers))
     if code in (408, 409) or code >= 500:
@@ -114,12 +144,39 @@ def failure_of(code: int, reason: str, headers: Mapping[str, str]) -> Failure:
     return Failure("bad_request", message)
 
 
+def require_stream(headers: Mapping[str, str], begins: str) -> None:
+    """Raise `Failure` for an answer that is a page and no stream, as a wrong address or a proxy gives."""
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind in ("text/html", "application/xhtml+xml"):
+        page = " ".join(begins.split())[:120]
+        raise Failure("not_found", f"the server answered with a page in HTML and no completion, which begins {page!r}")
+
+
 def _seconds(headers: Mapping[str, str]) -> float | None:
+    """How long the server asks to be left alone: in milliseconds, in seconds, or up to an HTTP date by its own
+    clock.
+    """
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        value = headers.get(name, "").strip()
         try:
-            seconds = float(headers.get(name, "")) * unit
-        except ValueError:  # not there, or a date
-            continue
+            seconds = float(value) * unit
+        except ValueError:
+            until = _date(value)
+            if until is None:
+                continue
+            seconds = max(0.0, (until - (_date(headers.get("date", "")) or _now())).total_seconds())
         if 0 <= seconds < 86_400:
             return seconds
     return None
+
+
+def _date(value: str) -> datetime.datetime | None:
+    try:
+        date = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=datetime.UTC)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)

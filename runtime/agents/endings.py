@@ -10,9 +10,11 @@ from algorithms.learning import NAMES, algorithm
 from events.errors import UsageError
 from events.kinds import Lever, Memory, Resample
 from events.secret import Scanner
-from runtime.agents.proposal import try_out, validate_source, with_changes
+from runtime.agents.changes import Changes, File, FileEdit
+from runtime.agents.proposal import try_out, validate_source
 from runtime.agents.session import UnfitRequest, arguments_of
 from runtime.rollouts.host import ScaffoldLimits
+from runtime.status import UNHEARD, Waits, waiting
 from tasks.contract import Public
 
 ROUNDS = 10
@@ -21,15 +23,9 @@ CHILD_GENERATIONS = 20
 """Most generations of a child run."""
 
 
-class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    path: Annotated[str, msgspec.Meta(description="Relative, such as agent.py or steps/vote.py.")]
-    text: Annotated[str, msgspec.Meta(description="The whole file.")]
-
-
 class ProposeScaffold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """End: change the scaffold. Files that are not named stay as they are."""
 
-    files: Annotated[list[File], msgspec.Meta(description="Files to write, whole.")]
     summary: Annotated[str, msgspec.Meta(min_length=1, max_length=300, description="What changes, in one sentence.")]
     report: Annotated[
         str,
@@ -37,7 +33,16 @@ class ProposeScaffold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             min_length=1, max_length=8000, description="What the evidence shows, why this helps, what to expect."
         ),
     ]
+    files: Annotated[list[File], msgspec.Meta(description="Files to write, whole.")] = []
+    edits: Annotated[list[FileEdit], msgspec.Meta(description="Changes within files.")] = []
     remove: Annotated[list[str], msgspec.Meta(description="Files to take away.")] = []
+    base: Annotated[
+        str,
+        msgspec.Meta(
+            description="What is changed: empty for the present scaffold, `trial-...` for one that was tried, "
+            "`generation-3` for that of an earlier candidate."
+        ),
+    ] = ""
 
 
 class RequestWeightUpdate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -131,18 +136,28 @@ class Inspector(NamedTuple):
     sandbox: str = ""
     """The run's profile."""
     must_change: bool = True
+    changes: Changes | None = None
+    """What a proposal may be made from; None: the present files alone."""
+    judged: Callable[[Mapping[str, str]], str] = lambda files: ""
+    """What became of a scaffold if it was judged before, in words; empty for a new one."""
+    waits: Waits = UNHEARD
+    """Where it is said that a proposal is being tried out."""
 
     def proposal(self, arguments: str) -> Proposal:
         """The proposed scaffold with secrets struck out; raises `UnfitRequest` for one that would not answer."""
         request = arguments_of(ProposeScaffold, arguments)
-        files = with_changes(self.present, [(file.path, file.text) for file in request.files], request.remove)
+        changes = self.changes or Changes(self.present)
+        files = changes.apply(request.base, request.files, request.edits, request.remove)
         files = self.scanner.redacted(files)
         if self.must_change and files == dict(self.present):
             raise UnfitRequest(
                 "Nothing is changed by this proposal; write the files that differ, or choose another ending."
             )
         validate_source(files, self.hidden)
-        try_out(files, self.public, self.work, self.scanner, self.limits, self.sandbox)
+        if before := self.judged(files):
+            raise UnfitRequest(f"This scaffold is no new one: {before} Propose another, or choose another ending.")
+        with waiting(self.waits, "the proposed scaffold, which is tried out in the sandbox"):
+            try_out(files, self.public, self.work, self.scanner, self.limits, self.sandbox)
         return Proposal(files, request.summary, request.report)
 
 

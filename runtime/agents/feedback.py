@@ -2,11 +2,14 @@
 it ends.
 """
 
+import difflib
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
+from algorithms.statistics import Estimate, is_share
 from events.change import (
     ChildRunFinished,
     ChildRunRequested,
@@ -23,11 +26,13 @@ from events.population import ArtefactPublished, CandidateAccepted, CandidateKep
 from events.weights import WeightUpdateFailed, WeightUpdateFinished
 from runtime.agents.ancestry import Ancestry, ancestry
 from runtime.agents.artefacts import Artefact, PublishArtefact, ReadArtefact, artefacts_text, publisher, reader
+from runtime.agents.changes import Changes
 from runtime.agents.context import (
     ARTEFACTS,
+    DROPPED,
     HISTORY,
     SCAFFOLD,
-    TRAJECTORIES,
+    TOKENS,
     ShownAttempt,
     describe_briefly,
     describe_fully,
@@ -46,7 +51,11 @@ from runtime.agents.endings import (
     Stop,
     endings,
 )
+from runtime.agents.proposal import TRIAL_ITEMS, TRIAL_SECONDS, fingerprint, offered_packages, validate_source
 from runtime.agents.session import (
+    CALLS,
+    READ_LIMIT,
+    RESULT_LIMIT,
     AgentSession,
     NoEnding,
     UnfitRequest,
@@ -56,6 +65,9 @@ from runtime.agents.session import (
     converse,
     tool,
 )
+from runtime.agents.trials import MOST_ROLLOUTS, AskPolicy, Trials, TryScaffold, Workbench
+from runtime.blobs.directory import Blobs
+from runtime.rollouts.host import ScaffoldLimits
 
 LISTED = 100
 """Most trajectories in one list."""
@@ -86,7 +98,7 @@ LEVERS: dict[str, LeverChoice] = {
     "request_child_run": "child",
     "stop": "stop",
 }
-OPTIONAL = ("second", "beside", "artefacts")
+OPTIONAL = ("second", "beside", "artefacts", "rejected")
 """Parts that are left out where there is nothing to show."""
 SECOND = "second:"
 """Stands before the paths of a second scaffold's files; no path of a scaffold holds it."""
@@ -118,9 +130,18 @@ class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ReadScaffold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Read a file of the present scaffold, or of a second one as `second:PATH`."""
+    """Read a file of the present scaffold, of a second one as `second:PATH`, or of any earlier candidate's by `base`,
+    the rejected ones included.
+    """
 
-    path: str
+    path: Annotated[str, msgspec.Meta(description="Empty: the names of all files.")] = ""
+    base: Annotated[
+        str,
+        msgspec.Meta(
+            description="`generation-3` for the candidate of generation 3, `trial-...` for one that was tried; empty "
+            "for the present one."
+        ),
+    ] = ""
 
 
 class Table(NamedTuple):
@@ -142,14 +163,18 @@ class Library(NamedTuple):
     files: Mapping[str, str]
     second: Mapping[str, str] = {}
     artefacts: Sequence[Artefact] = ()
+    candidates: Mapping[int, str] = {}
+    """The digests of the scaffolds of earlier candidates, by generation."""
+    workbench: Workbench | None = None
+    """Where something can be tried out, if it can."""
 
-    def readers(self) -> dict[str, Callable[[str], str]]:
+    def readers(self, changes: Changes) -> dict[str, Callable[[str], str]]:
         """The tools by name."""
         return {
             "list_trajectories": self._list,
             "read_trajectory": self._read,
             "query": lambda arguments: table_text(self.query(arguments_of(Query, arguments).sql)),
-            "read_scaffold": self._file,
+            "read_scaffold": lambda arguments: self._file(changes, arguments),
             "read_artefact": reader(self.artefacts),
         }
 
@@ -184,9 +209,13 @@ class Library(NamedTuple):
             )
         return describe_fully(attempt)
 
-    def _file(self, arguments: str) -> str:
+    def _file(self, changes: Changes, arguments: str) -> str:
         request = arguments_of(ReadScaffold, arguments)
-        files = {**self.files, **{f"{SECOND}{path}": text for path, text in self.second.items()}}
+        files = dict(changes.files(request.base))
+        if not request.base:
+            files |= {f"{SECOND}{path}": text for path, text in self.second.items()}
+        if not request.path:
+            return "\n".join(f"{path}: {len(files[path]):,} characters" for path in sorted(files))
         if request.path not in files:
             raise UnfitRequest(f"There is no file {request.path!r}; the scaffold holds {', '.join(sorted(files))}.")
         return files[request.path]
@@ -199,7 +228,45 @@ READERS: Mapping[str, type[msgspec.Struct]] = {
     "read_scaffold": ReadScaffold,
     "read_artefact": ReadArtefact,
     "publish_artefact": PublishArtefact,
+    "try_scaffold": TryScaffold,
+    "ask_policy": AskPolicy,
 }
+
+
+def tools_of(
+    session: AgentSession,
+    library: Library,
+    changes: Changes,
+    inspector: Inspector,
+    record: Callable[[Fact], Fact | None],
+    published: Sequence[str] = (),
+) -> dict[str, Callable[[str], str]]:
+    """The tools of a conversation by name, as far as there is something that they could be used on."""
+    readers = {**library.readers(changes), "publish_artefact": publisher(session, record, published)}
+    if library.workbench is not None:
+        trials = Trials(
+            session, changes, lambda files: validate_source(files, inspector.hidden), library.workbench, record
+        )
+        readers |= {"try_scaffold": trials.try_scaffold, "ask_policy": trials.ask_policy}
+    return readers
+
+
+def limits_text(session: AgentSession, library: Library, limits: ScaffoldLimits) -> str:
+    """What the agent may use, and what its scaffold may."""
+    bench = library.workbench
+    lines = [
+        f"Your conversation: {CALLS} answers, the last of them an ending; {session.model.output:,} tokens in each "
+        f"answer, thoughts included; {RESULT_LIMIT:,} characters of one tool's answer, {READ_LIMIT:,} of all.",
+        f"A scaffold: {limits.idle_timeout:g} s without a word in `prepare` or in one attempt, "
+        f"{limits.shard_timeout:g} s for a shard of attempts, {limits.memory >> 30} GiB of memory, "
+        f"{limits.calls:,} calls of the model in an attempt; before it costs a rollout, {TRIAL_SECONDS} s for "
+        f"{TRIAL_ITEMS} items.",
+        f"Modules that it can import, besides Python's own: {', '.join(offered_packages())}.",
+    ]
+    if bench is not None:
+        left = "as many rollouts as you like" if bench.rollouts_left is None else f"{bench.rollouts_left:,} rollouts"
+        lines.append(f"Trials: {left} in all, {MOST_ROLLOUTS} in one. They are taken from what the run has left.")
+    return "\n".join(lines)
 
 
 def may_know(requested: FeedbackRequested, fact: Any) -> bool:
@@ -235,35 +302,46 @@ def advise(
 ) -> list[Fact]:
     """What the agent chose, and the change itself. What it is shown is recorded before it is asked."""
     number, levers, names = case.requested.generation, case.requested.levers, case.endings()
-    chosen = select_attempts(library.attempts, TRAJECTORIES, derive_seed(session.seed, "context", number))
+    read = scaffold_reader(session.blobs)
+    changes = Changes(library.files, library.candidates, read)
+    inspector = inspector._replace(
+        changes=changes,
+        judged=lambda files: judged_before(case.history, case.requested, read).get(fingerprint(files), ""),
+    )
+    chosen = select_attempts(library.attempts, TOKENS, derive_seed(session.seed, "context", number))
     texts = {
         "task": ("The task", case.task),
         "scaffold": ("The present scaffold", scaffold_text(library.files)),
         "second": ("A second scaffold, whose ideas you may use", scaffold_text(library.second, SCAFFOLD // 2, SECOND)),
         "figures": ("How it fares", figures_text(case, library.attempts)),
         "history": ("What was tried before", history_text(case.history, case.requested)),
+        "rejected": ("Scaffolds that were rejected", rejected_text(case.history, case.requested, read)),
         "beside": ("What is under way at this moment", beside_text(case.requested.beside)),
         "artefacts": ("What earlier generations left", artefacts_text(library.artefacts, ARTEFACTS)),
         "trajectories": (
             f"{len(chosen)} of {len(library.attempts)} attempts at train items",
             "\n\n".join(describe_briefly(attempt) for attempt in chosen),
         ),
+        "limits": ("Your limits", limits_text(session, library, inspector.limits)),
     }
     texts = {name: (title, text) for name, (title, text) in texts.items() if text or name not in OPTIONAL}
-    system = [prompt(name) for name in ("feedback_agent", "scaffold", *(["learning"] if "weights" in levers else []))]
+    system = [
+        prompt(name)
+        for name in ("feedback_agent", "scaffold", "figures", *(["learning"] if "weights" in levers else []))
+    ]
     parts = session.scanner.redacted(
         {"system": "\n\n".join(system), **{name: text for name, (_, text) in texts.items()}}
     )
     opening = "\n\n".join(f"## {title}\n{parts[name]}" for name, (title, _) in texts.items())
     opening = f"{opening}\n\nEndings open to you: {', '.join(names)}."
     record(context_assembled(session, number, parts, tuple(attempt.id for attempt in chosen)))
-    tools = [*(tool(kind, name) for name, kind in READERS.items()), *(tool(KINDS[name], name) for name in names)]
     own = [
         event.data.name
         for event in case.history
         if isinstance(event.data, ArtefactPublished) and event.data.generation == number
     ]
-    readers = {**library.readers(), "publish_artefact": publisher(session, record, own)}
+    readers = tools_of(session, library, changes, inspector, record, own)
+    tools = [*(tool(READERS[name], name) for name in readers), *(tool(KINDS[name], name) for name in names)]
     ended = converse(session, parts["system"], opening, tools, readers, endings(inspector, names, case.child_runs))
     return [session.scanner.redacted(fact) for fact in facts_of_ending(session, case, ended)]
 
@@ -395,6 +473,97 @@ def history_text(history: Sequence[Event], requested: FeedbackRequested, limit: 
     return clipped("\n\n".join(shown), limit) or "nothing yet"
 
 
+def rejected_text(
+    history: Sequence[Event],
+    requested: FeedbackRequested,
+    read: Callable[[str], Mapping[str, str]],
+    limit: int = DROPPED,
+) -> str:
+    """What the scaffolds changed that were rejected, and why they were: the latest first, those of the lineage before
+    the others, as far as there is room.
+    """
+    line = ancestry(history, requested)
+    proposed: dict[int, ScaffoldProposed] = {}
+    reasons: dict[int, str] = {}
+    for event in history:
+        match event.data:
+            case ScaffoldProposed() as fact if fact.generation <= requested.known and fact.parent:
+                proposed[fact.generation] = fact
+            case CandidateRejected(generation=number, reason=reason):
+                reasons[number] = reason
+    numbers = sorted(reasons.keys() & proposed.keys(), key=lambda number: (number in line.generations, number))
+    parts: list[str] = []
+    for number in reversed(numbers):
+        fact = proposed[number]
+        changed = clipped(changed_lines(read(fact.parent), read(fact.scaffold)), limit // 4)
+        part = f"### generation {number}: {fact.summary}\nrejected: {clipped(reasons[number], 500)}\n{changed}"
+        if sum(map(len, parts)) + len(part) > limit:
+            left = len(numbers) - len(parts)
+            parts.append(f"and {left} more, earlier: read_scaffold shows them by `base`")
+            break
+        parts.append(part)
+    return "\n\n".join(parts)
+
+
+def changed_lines(before: Mapping[str, str], after: Mapping[str, str]) -> str:
+    """The difference between two scaffolds."""
+    return "\n".join(
+        line
+        for path in sorted(before.keys() | after.keys())
+        for line in difflib.unified_diff(
+            before.get(path, "").splitlines(), after.get(path, "").splitlines(), path, path, n=2, lineterm=""
+        )
+    )
+
+
+def judged_before(
+    history: Sequence[Event], requested: FeedbackRequested, read: Callable[[str], Mapping[str, str]]
+) -> dict[str, str]:
+    """What became of each scaffold that was judged with the present adapter, by `fingerprint`, in words; the candidate
+    that is to be changed is not among them.
+    """
+    verdicts: dict[int, str] = {}
+    scored: dict[int, CandidateEvaluated] = {}
+    for event in history:
+        match event.data:
+            case CandidateEvaluated() as fact if fact.generation <= requested.known:
+                scored[fact.generation] = fact
+            case CandidateAccepted(generation=number):
+                verdicts[number] = "was accepted"
+            case CandidateKept(generation=number):
+                verdicts[number] = "was kept"
+            case CandidateRejected(generation=number, reason=reason):
+                verdicts[number] = f"was rejected ({clipped(reason, 300)})"
+    return {
+        fingerprint(read(fact.scaffold)): f"generation {number} judged the same code with the same weights: it scored "
+        f"dev {fact.score:.4f} and {verdicts.get(number, 'has no verdict yet')}."
+        for number, fact in sorted(scored.items())
+        if fact.adapter == requested.adapter and fact.scaffold != requested.scaffold
+    }
+
+
+def scaffold_reader(blobs: Blobs) -> Callable[[str], Mapping[str, str]]:
+    """A function from a scaffold's digest to its files."""
+
+    @functools.cache
+    def read(digest: str) -> Mapping[str, str]:
+        return {path: data.decode(errors="replace") for path, data in blobs.get_tree(digest).items()}
+
+    return read
+
+
+def scaffolds_of(history: Sequence[Event], known: int) -> dict[int, str]:
+    """The scaffold of each settled generation that made or judged one."""
+    found: dict[int, str] = {}
+    for event in history:
+        match event.data:
+            case ScaffoldProposed(generation=number, scaffold=scaffold) if number <= known:
+                found[number] = scaffold
+            case CandidateEvaluated(generation=number, scaffold=scaffold) if number <= known:
+                found[number] = scaffold
+    return found
+
+
 def _title(number: int, line: Ancestry) -> str:
     origin = [f"from generation {line.parents[number]}"] if number in line.parents else []
     role = ["the present candidate" if number == line.path[-1] else "an ancestor"] if number in line.path else []
@@ -418,7 +587,9 @@ def _history_line(fact: Fact) -> str:
         case WeightUpdateFinished():
             return f"{fact.rounds} rounds played, {fact.rollouts} rollouts, {fact.solved} items solved: {fact.reason}"
         case CandidateEvaluated():
-            probe = f"pass@1 {fact.pass_at_1:.3f}, pass@k {fact.pass_at_k:.3f}"
+            right = is_share(Estimate(fact.score, fact.low, fact.high), fact.items - fact.failed)
+            names = ("pass@1", "pass@k") if right else ("probe: mean reward", "mean of the best of an item")
+            probe = f"{names[0]} {fact.pass_at_1:.3f}, {names[1]} {fact.pass_at_k:.3f}"
             return f"dev {fact.score:.4f} [{fact.low:.4f}, {fact.high:.4f}], {probe}, {fact.failed} failed"
         case ChildRunRequested():
             return f"child run: {', '.join(fact.levers)}, up to {fact.generations} generations"

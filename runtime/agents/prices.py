@@ -28,8 +28,12 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cached: float | None = None
     written: float | None = None
 
-    def micro_usd(self, usage: Usage) -> int:
-        """What these tokens cost, in millionths of a dollar."""
+    def micro_usd(self, usage: Usage | None) -> int | None:
+        """What these tokens cost, in millionths of a dollar; None where it is not known how many they are, unless they
+        are free.
+        """
+        if usage is None:
+            return None if any(_values(self)) else 0
         cached, written = (self.input if price is None else price for price in (self.cached, self.written))
         fresh = usage.prompt - usage.cached - usage.written
         return round(

@@ -3,8 +3,11 @@ as train gives them and as dev does.
 """
 
 import ast
+import functools
+import importlib.metadata
 import re
 import shutil
+import sys
 import tempfile
 import warnings
 from collections import Counter
@@ -13,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from events.fact import derive
 from events.secret import Scanner
 from runtime.agents.session import UnfitRequest
 from runtime.blobs.directory import Blobs
@@ -106,6 +110,70 @@ def validate_source(files: Mapping[str, str], hidden: Sequence[Path]) -> None:
                     f"{path} names {named[0]}; a scaffold has its items and its train data in hand, and may read "
                     "nothing else."
                 )
+        _require_importable(path, tree, files)
+
+
+def _require_importable(path: str, tree: ast.Module, files: Mapping[str, str]) -> None:
+    """Raise `UnfitRequest` for a module that neither the folder has nor the sandbox; one whose lack is caught may
+    lack.
+    """
+    own = {PurePosixPath(each).parts[0].removesuffix(".py") for each in files}
+    tried = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Try) and any(map(_catches_import, node.handlers))
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        for name in _imports(node) if id(node) not in tried else []:
+            top = name.partition(".")[0]
+            if top not in own and top not in sys.stdlib_module_names and top not in offered_packages():
+                offered = ", ".join(offered_packages())
+                raise UnfitRequest(
+                    f"{path} imports {name}, which the sandbox does not offer. There are Python's standard library, "
+                    f"the folder's own modules, and {offered}."
+                )
+
+
+def _catches_import(handler: ast.ExceptHandler) -> bool:
+    caught = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    names = {node.id for node in caught if isinstance(node, ast.Name)}
+    return handler.type is None or bool(names & {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"})
+
+
+@functools.cache
+def offered_packages() -> tuple[str, ...]:
+    """The modules besides Python's own that a scaffold can import here, without evolog's and those with a leading
+    underscore.
+    """
+    installed = importlib.metadata.packages_distributions()
+    return tuple(
+        sorted(
+            (
+                name
+                for name in installed
+                if name.isidentifier() and not name.startswith("_") and name not in OWN_PACKAGES
+            ),
+            key=str.lower,
+        )
+    )
+
+
+def fingerprint(files: Mapping[str, str]) -> str:
+    """A digest of a scaffold that its comments and its layout leave as it is, for files that parse."""
+
+    def essence(path: str, text: str) -> str:
+        if not path.endswith(".py"):
+            return text
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return ast.dump(ast.parse(text))
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return text
+
+    return derive(*(part for path in sorted(files) for part in (path, essence(path, files[path]))))
 
 
 def try_out(

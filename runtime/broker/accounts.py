@@ -18,6 +18,10 @@ BOOTSTRAP = "bootstrap"
 """The account that makes the streams and consumers, and can do nothing else."""
 KEEPER = "keeper"
 """The NATS account that the streams stand in."""
+STATUS = "status"
+"""The first token of the subjects on which services are asked for what they do at present (`runtime/status.py`)."""
+STATUS_LIMIT = "10s"
+"""The time within which a service may answer such a question."""
 API = "$JS.keeper.API"
 """The prefix under which a user finds the part of the JetStream API that it may use (nats-py:
 `client.jetstream(prefix=API)`).
@@ -53,17 +57,31 @@ def accounts_of(passwords: Mapping[str, str]) -> dict[str, object]:
     ]
     accounts: dict[str, object] = {KEEPER: {"jetstream": "enabled", "exports": exports}}
     for user, subjects in rights.items():
-        permissions = {
-            "publish": {"allow": [_local(subject) for subject in subjects]},
-            "subscribe": {"allow": [f"{inbox_of(user)}.>"]},
-        }
-        accounts[user] = {
+        publish, subscribe = [_local(subject) for subject in subjects], [f"{inbox_of(user)}.>"]
+        imports: list[dict[str, object]] = [
+            {"service": {"account": KEEPER, "subject": subject}, "to": _local(subject)} for subject in subjects
+        ]
+        permissions: dict[str, object] = {"publish": {"allow": publish}, "subscribe": {"allow": subscribe}}
+        account: dict[str, object] = {"imports": imports}
+        if user in SERVICES:  # any number of processes, of which each answers the operator, and nobody else
+            subject = status_subject(user)
+            subscribe.append(subject)
+            permissions["allow_responses"] = {"max": 1, "expires": STATUS_LIMIT}
+            limits = {"response": "stream", "response_threshold": STATUS_LIMIT}
+            account["exports"] = [{"service": subject, "accounts": [OPERATOR], **limits}]
+        if user == OPERATOR:
+            for service in SERVICES:
+                publish.append(status_subject(service))
+                imports.append({"service": {"account": service, "subject": status_subject(service)}})
+        accounts[user] = account | {
             "users": [{"user": user, "password": passwords[user], "permissions": permissions}],
-            "imports": [
-                {"service": {"account": KEEPER, "subject": subject}, "to": _local(subject)} for subject in subjects
-            ],
         }
     return accounts
+
+
+def status_subject(service: str) -> str:
+    """The subject on which each process of a service is asked for its status."""
+    return f"{STATUS}.{service}"
 
 
 def rights_of(user: str) -> list[str]:

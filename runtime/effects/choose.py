@@ -23,7 +23,9 @@ from runtime.agents.ancestry import ancestry
 from runtime.agents.artefacts import left_by
 from runtime.agents.context import ShownAttempt, ShownCall, task_text
 from runtime.agents.endings import ChildRunLimits, Inspector
+from runtime.agents.policy_text import policy_text
 from runtime.agents.session import AgentSession
+from runtime.agents.trials import Workbench
 from runtime.blobs.directory import Blobs
 from runtime.policies.bases import CLOSED
 from runtime.rollouts.attempt import RecordedAttempt, request_reader
@@ -285,6 +287,8 @@ class ChoiceHost(NamedTuple):
     """What a scaffold that it proposes is checked against, with the files of the present one."""
     record: Callable[[Fact], Fact | None]
     """Appends what the model is shown before it is asked, and what it publishes; gives what stood there already."""
+    workbench: Workbench | None = None
+    """Where something can be tried out, if it can."""
 
 
 def choose_by_model(
@@ -305,7 +309,7 @@ def choose_by_model(
     ]
     case = feedback.FeedbackInput(
         requested,
-        task_text(loaded.task.description, loaded.public, loaded.started.policy),
+        task_text(loaded.task.description, loaded.public, policy_text(loaded.started)),
         recorded.diagnosis,
         budget_text(requested, loaded),
         recorded.history,
@@ -319,6 +323,8 @@ def choose_by_model(
         host.inspector.present,
         {path: data.decode() for path, data in second.items()},
         left_by(recorded.history, ancestry(recorded.history, requested).generations, session.blobs),
+        feedback.scaffolds_of(recorded.history, requested.known),
+        host.workbench,
     )
     return feedback.advise(session, case, library, host.inspector, host.record)
 
@@ -363,7 +369,11 @@ class AttemptReader:
 
     def failed(self, id: str, failed: RolloutFailed) -> ShownAttempt:
         """An attempt that did not run to its end."""
-        return self._shown_attempt(id, failed.item, failed.attempt, failed.kind, failed.reason)
+        return self.unrun(id, failed.item, failed.attempt, failed.kind, failed.reason)
+
+    def unrun(self, id: str, item: str, attempt: int, kind: str, reason: str) -> ShownAttempt:
+        """An attempt that failed to run, by the kind of failure."""
+        return self._shown_attempt(id, item, attempt, kind, reason)
 
     def _shown_attempt(self, id: str, item: str, attempt: int, outcome: str, reason: str) -> ShownAttempt:
         example = self._examples[item]

@@ -10,12 +10,15 @@ from events import codec
 from events.errors import NotHere, TryAgain, UserError
 from events.fact import derive_seed
 from events.judgement import JudgeCalled
+from events.kinds import CallStatus
 from events.secret import Scanner
 from runtime.agents.conversation import AgentMessage, ModelRequest, ModelTurn
 from runtime.agents.prices import Price
 from runtime.agents.providers import CallResult, LanguageModel, ModelClient, ask_with_retries
 from runtime.blobs.directory import Blobs
 
+DECLINED: tuple[CallStatus, ...] = ("refused", "bad_request", "too_long")
+"""What a question comes to that is not answered, however often it is asked."""
 ASKED_OTHERWISE = "the verifier asked the judge model something else than is recorded; it is not deterministic"
 
 
@@ -58,9 +61,9 @@ class Judge(msgspec.Struct, frozen=True, kw_only=True):
         blob = self._put(request)
         told = msgspec.json.decode(self.blobs.get(blob), type=ModelRequest)
         result = self.ask_model(self.client, told, derive_seed(self.seed, "judge", trajectory, ordinal))
-        if result.turn.status == "unauthenticated":
+        if result.turn.status in ("unauthenticated", "not_found"):
             raise NotHere(f"The judge model {self.model.name} cannot be asked from here: {result.turn.text[:400]}")
-        if result.turn.status not in ("answered", "length", "refused", "bad_request"):
+        if result.turn.status not in ("answered", "length", *DECLINED):
             raise TryAgain(f"The judge model {self.model.name} gives no answer now: {result.turn.text[:400]}")
         called = self.kind(
             trajectory=trajectory,
@@ -69,8 +72,8 @@ class Judge(msgspec.Struct, frozen=True, kw_only=True):
             model=self.model.name,
             request=blob,
             response=self._put(result.turn),
-            prompt_tokens=result.usage.prompt,
-            completion_tokens=result.usage.completion,
+            prompt_tokens=None if result.usage is None else result.usage.prompt,
+            completion_tokens=None if result.usage is None else result.usage.completion,
             micro_usd=None if self.price is None else self.price.micro_usd(result.usage),
             seconds=result.seconds,
             attempts=result.attempts,
@@ -108,6 +111,6 @@ def recorded_request(called: JudgeCalled, blobs: Blobs) -> object:
 
 
 def _text(turn: ModelTurn) -> str:
-    if turn.status in ("refused", "bad_request"):
+    if turn.status in DECLINED:
         raise UserError(f"the judge model would not answer: {turn.text[:400]}")
     return turn.text

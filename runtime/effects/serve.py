@@ -5,6 +5,7 @@ import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -32,13 +33,18 @@ class ServedModels:
     """Models by name, loaded from blobs when they are first asked for; those of Hugging Face's format have a server of
     their own.
 
-    `find_canaries` gives those that an adapter was published with, by its digest, and is asked once for each.
+    `find_canaries` gives those that an adapter was published with, by its digest, and is asked once for each. `doing`
+    hears of each model that is loaded, for as long as that takes.
     """
 
     def __init__(
-        self, blobs: Blobs, folder: Path, find_canaries: Callable[[str], Sequence[Canary]] = lambda adapter: ()
+        self,
+        blobs: Blobs,
+        folder: Path,
+        find_canaries: Callable[[str], Sequence[Canary]] = lambda adapter: (),
+        doing: Callable[[str], AbstractContextManager[None]] = lambda doing: nullcontext(),
     ) -> None:
-        self._blobs, self._folder, self._find_canaries = blobs, folder, find_canaries
+        self._blobs, self._folder, self._find_canaries, self._doing = blobs, folder, find_canaries, doing
         self._canaries: dict[str, Sequence[Canary]] = {}
         self._turn = itertools.count()
         self._loaded: OrderedDict[str, ServedModel] = OrderedDict()
@@ -118,19 +124,23 @@ class ServedModels:
                     if not loaded_name.startswith(base)
                 )
             if name not in self._loaded:
-                uniform, adapter = adapter == UNIFORM, "" if adapter == UNIFORM else adapter
-                base_folder = self._blobs.unpack(base, self._folder / base)
-                adapter_folder = self._blobs.unpack(adapter, self._folder / adapter) if adapter else None
-                if kind_of(base_folder) == HF:
-                    self._loaded[name] = self._through_server(base, base_folder, adapter, adapter_folder, uniform)
-                else:
-                    self._loaded[name] = open_policy(base_folder, adapter_folder, uniform=uniform)
-                    if adapter_folder is not None:  # it is in memory now
-                        shutil.rmtree(adapter_folder)
+                with self._doing(f"loads the model {base[:12]}{f' with adapter {adapter[:12]}' if adapter else ''}"):
+                    self._loaded[name] = self._load(base, adapter)
                 while len(self._loaded) > MODELS_HELD:
                     self._loaded.popitem(last=False)
             self._loaded.move_to_end(name)
             return self._loaded[name]
+
+    def _load(self, base: str, adapter: str) -> ServedModel:
+        uniform, adapter = adapter == UNIFORM, "" if adapter == UNIFORM else adapter
+        base_folder = self._blobs.unpack(base, self._folder / base)
+        adapter_folder = self._blobs.unpack(adapter, self._folder / adapter) if adapter else None
+        if kind_of(base_folder) == HF:
+            return self._through_server(base, base_folder, adapter, adapter_folder, uniform)
+        model = open_policy(base_folder, adapter_folder, uniform=uniform)
+        if adapter_folder is not None:  # it is in memory now
+            shutil.rmtree(adapter_folder)
+        return model
 
     def names(self) -> list[str]:
         """The models that are loaded."""

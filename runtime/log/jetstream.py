@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import nats.errors
@@ -31,6 +31,8 @@ POLL_SECONDS = 0.5
 """Seconds between two checks whether a request was denied."""
 ANSWER_TIMEOUT = 1.0
 """Seconds within which what is there already is handed out."""
+GATHER_LIMIT, GATHER_QUIET = 1.0, 0.06
+"""Seconds for which answers to a question to many are awaited, in all and after one that came."""
 PAUSE = 0.2
 """Seconds before a fetch looks again for a broker that is away."""
 
@@ -57,6 +59,7 @@ class Connection:
         self.denied = 0
         """Publishes that the server would not take from this account."""
         self._client: Client | None = None
+        self._responders: dict[str, Callable[[], bytes]] = {}
         self._connecting = asyncio.Lock()
         self._requests: set[asyncio.Future[Msg]] = set()
 
@@ -65,7 +68,48 @@ class Connection:
         async with self._connecting:
             if self._client is None or self._client.is_closed:
                 self._client = await open_client(self.login(), self._on_error, self._on_closed)
+                for subject, answer in self._responders.items():
+                    await self._respond(self._client, subject, answer)
             return self._client
+
+    async def respond(self, subject: str, answer: Callable[[], bytes]) -> None:
+        """Answer whatever is asked on a subject, on this connection and those that take its place."""
+        client = await self.client()
+        self._responders[subject] = answer
+        await self._respond(client, subject, answer)
+
+    async def _respond(self, client: Client, subject: str, answer: Callable[[], bytes]) -> None:
+        async def on_question(message: Msg) -> None:
+            with contextlib.suppress(nats.errors.Error):
+                await message.respond(answer())
+
+        await client.subscribe(subject, cb=on_question)
+
+    async def gather(self, subjects: Sequence[str]) -> list[bytes]:
+        """What all who listen on these subjects answer to an empty question, as far as it comes soon.
+
+        It is over once every subject has had an answer and no other has come for `GATHER_QUIET` seconds.
+        """
+        client = await self.client()
+        answers = await client.subscribe(client.new_inbox())
+        found: list[bytes] = []
+        loop = asyncio.get_running_loop()
+        end = loop.time() + GATHER_LIMIT
+        try:
+            for subject in subjects:
+                await client.publish(subject, b"", reply=answers.subject)
+            while (left := end - loop.time()) > 0:
+                quiet = len(found) >= len(subjects)
+                message = await answers.next_msg(min(left, GATHER_QUIET) if quiet else left)
+                found.append(message.data)  # an empty one says that nobody listens
+        except (TimeoutError, nats.errors.TimeoutError):
+            pass
+        except (nats.errors.Error, OSError) as wrong:
+            raise Unavailable(f"The broker has gone ({wrong}).") from wrong
+        finally:
+            with contextlib.suppress(nats.errors.Error, OSError):
+                await answers.unsubscribe()
+        return [answer for answer in found if answer]
 
     async def request(
         self, subject: str, payload: bytes, *, timeout: float, headers: Mapping[str, str] | None = None
@@ -152,6 +196,7 @@ class JetStreamDelivery:
         self._connection = connection
         self.handle = message.reply
         meta = message.metadata
+        self.pending = meta.num_pending
         self.stored = Stored(meta.sequence.stream, int(meta.timestamp.timestamp() * 1e9), message.subject, message.data)
 
     async def ack(self) -> None:

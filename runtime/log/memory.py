@@ -44,6 +44,7 @@ class MemoryDelivery:
     def __init__(self, stored: Stored, pending: dict[int, Stored]) -> None:
         self.stored = stored
         self.handle = str(stored.sequence)
+        self.pending = 0
         self._pending = pending
 
     async def ack(self) -> None:

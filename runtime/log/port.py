@@ -63,6 +63,10 @@ class Delivery(Protocol):
     def handle(self) -> str:
         """What names this delivery to the log, in any process; for `Log.hand_back`."""
 
+    @property
+    def pending(self) -> int:
+        """How many messages waited behind this one for a worker when it was handed out, as far as is known."""
+
     async def ack(self) -> None:
         """Ask not to be handed it again. This promises nothing: only what stands in the log does."""
 

@@ -78,7 +78,7 @@ class _Held:
     """A delivery that is written down. More time for it is asked for as often as the broker is there to be asked."""
 
     def __init__(self, delivery: Delivery, in_hand: InHand) -> None:
-        self.stored, self.handle = delivery.stored, delivery.handle
+        self.stored, self.handle, self.pending = delivery.stored, delivery.handle, delivery.pending
         self._delivery, self._in_hand = delivery, in_hand
 
     async def ack(self) -> None:

@@ -13,7 +13,7 @@ import contextlib
 import datetime
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -21,11 +21,13 @@ import msgspec
 from events import codec, subjects
 from events.catalogue import BY_FACT
 from events.codec import Event
-from events.errors import NotHere, TryAgain, Unavailable
+from events.errors import NotHere, RunHalted, TryAgain, Unavailable
 from events.fact import Fact
 from events.run import EventSetAside, RunFinished
 from events.secret import Scanner, SecretFound
+from runtime.log.described import counts, describe
 from runtime.log.port import Delivery, Log, Stored, append_once
+from runtime.status import StatusReporter, log_line
 
 logger = logging.getLogger("evolog")
 
@@ -36,6 +38,11 @@ FIRST_PAUSE, PAUSE = 0.1, 1.0
 
 HOST_PATIENCE = 600.0
 """Seconds for which a process tries again what its host lacks something for, before it ends with the sentence."""
+
+TAKEN_ELSEWHERE = 20.0
+"""Seconds after which work that was put off and did not come again counts as another process's: it is handed out every
+five.
+"""
 
 T = TypeVar("T")
 Perform = Callable[[list[Event]], Awaitable[Sequence[Event]]]
@@ -55,7 +62,7 @@ class Wants:
     """What a process's host lacks, of each event whose work had to be put off: told, and given up after `patience`
     seconds.
 
-    `tell` hears the sentence and the run each time that work is put off, and None once nothing is put off any more.
+    `tell` hears the run and what is lacking each time that work is put off, and None once nothing is put off any more.
     """
 
     def __init__(
@@ -63,15 +70,15 @@ class Wants:
     ) -> None:
         self._patience, self._tell = patience, tell
         self._since: dict[str, float] = {}
+        self._latest: dict[str, float] = {}
 
     def put_off(self, event: Event, lacking: NotHere) -> None:
         """Tell that the work of an event must wait for something; raises `lacking` once it has waited too long."""
         over = self.over(event)
-        self._since.setdefault(event.id, time.monotonic())
-        sentence = f"Run {event.run} waits: {str(lacking).removesuffix('.')}. It is tried again every few seconds."
-        logger.warning("%s", sentence)
-        self._tell(event.run, sentence)
-        if over:
+        self._latest[event.id] = time.monotonic()
+        self._since.setdefault(event.id, self._latest[event.id])
+        self._tell(event.run, str(lacking).removesuffix(".") + ".")
+        if over and not isinstance(lacking, RunHalted):
             raise lacking
 
     def over(self, event: Event) -> bool:
@@ -80,11 +87,18 @@ class Wants:
 
     def done(self, events: Sequence[Event]) -> None:
         """The work of these events is done."""
-        if self._since:
-            for event in events:
-                self._since.pop(event.id, None)
-            if not self._since:
-                self._tell("", None)
+        for event in events:
+            self._since.pop(event.id, None)
+        self._told_no_more([event.id for event in events])
+
+    def look(self) -> None:
+        """Tell no more of what has not been handed out here again: another process has taken it."""
+        before = time.monotonic() - TAKEN_ELSEWHERE
+        self._told_no_more([id for id, latest in self._latest.items() if latest < before])
+
+    def _told_no_more(self, ids: Sequence[str]) -> None:
+        if [id for id in ids if self._latest.pop(id, None) is not None] and not self._latest:
+            self._tell("", None)
 
 
 async def work(
@@ -95,21 +109,30 @@ async def work(
     scanner: Scanner,
     limit: int = 1,
     wants: Wants | None = None,
+    status: StatusReporter | None = None,
     stop: asyncio.Event | None = None,
 ) -> None:
     """Work until `stop` is set. `perform` gets up to `limit` events at a time and gives back the events to append.
 
-    Raises what `Wants.put_off` raises.
+    What is in hand is told to `status` and written to the service's log. Raises what `Wants.put_off` raises.
     """
     wants = wants or Wants()
     while stop is None or not stop.is_set():
         deliveries = await log.fetch(limit, 1.0)
+        wants.look()
         if deliveries:
-            await step(log, deliveries, perform, source=source, scanner=scanner, wants=wants)
+            await step(log, deliveries, perform, source=source, scanner=scanner, wants=wants, status=status)
 
 
 async def step(
-    log: Log, deliveries: Sequence[Delivery], perform: Perform, *, source: str, scanner: Scanner, wants: Wants
+    log: Log,
+    deliveries: Sequence[Delivery],
+    perform: Perform,
+    *,
+    source: str,
+    scanner: Scanner,
+    wants: Wants,
+    status: StatusReporter | None = None,
 ) -> None:
     """One turn of the loop: unreadable messages are set aside, the others performed, the outputs appended, all
     acknowledged. What a run that has ended still wanted is wanted no more, but by the auditor.
@@ -127,7 +150,8 @@ async def step(
         if source != "auditor":
             events = await retry_until_available(lambda: _of_open_runs(log, events))
         if events:
-            outputs += await perform(events)
+            with _in_hand(events, deliveries[-1].pending, status, outputs):
+                outputs += await perform(events)
         if outputs:
             await retry_until_available(lambda: append_struck_out(log, outputs, scanner))
         for delivery in deliveries:
@@ -136,11 +160,25 @@ async def step(
     except NotHere as lacking:
         if len(deliveries) > 1:
             for delivery in deliveries:
-                await step(log, [delivery], perform, source=source, scanner=scanner, wants=wants)
+                await step(log, [delivery], perform, source=source, scanner=scanner, wants=wants, status=status)
         else:
             wants.put_off(events[0], lacking)
     finally:
         beating.cancel()
+
+
+@contextlib.contextmanager
+def _in_hand(
+    events: Sequence[Event], pending: int, status: StatusReporter | None, outputs: Sequence[Event]
+) -> Iterator[None]:
+    """Tell, while it lasts, what is done for these events, and log when it is taken in hand and when it is done."""
+    work = describe(events, pending)
+    began = time.monotonic()
+    log_line(logging.INFO, f"begins: {work.doing}", run=work.run, **work.fields)
+    with status.doing(work.doing, work.run) if status else contextlib.nullcontext():
+        yield
+    seconds = round(time.monotonic() - began, 3)
+    log_line(logging.INFO, f"done: {work.doing}", run=work.run, **work.fields, outputs=counts(outputs), seconds=seconds)
 
 
 async def _of_open_runs(log: Log, events: Sequence[Event]) -> list[Event]:

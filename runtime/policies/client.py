@@ -1,6 +1,7 @@
 """The client of the policy's HTTP endpoint: OpenAI's completions, with a list of requests in one body."""
 
 import http.client
+import itertools
 import json
 import os
 import time
@@ -11,6 +12,7 @@ import msgspec
 
 from events.errors import Misconfigured, NotHere, TryAgain, UserError
 from runtime.policies.interface import Sampled, SampleRequest
+from runtime.status import UNHEARD, Waits
 
 PATIENCE = 120.0
 """Seconds that a call waits for a server that is away, as while it starts again, before it gives up."""
@@ -68,11 +70,20 @@ class Caller:
     """A client of one HTTP server that speaks JSON. It waits for a server that is away. For one thread.
 
     `server_name` is its name in errors; `patience` and `timeout` are the seconds to wait for it, and for an answer.
+    `waits` hears that it is away.
     """
 
     def __init__(
-        self, url: str, token: str, server_name: str, *, patience: float = PATIENCE, timeout: float = 300.0
+        self,
+        url: str,
+        token: str,
+        server_name: str,
+        *,
+        patience: float = PATIENCE,
+        timeout: float = 300.0,
+        waits: Waits = UNHEARD,
     ) -> None:
+        self._waits, self._awaited = waits, f"the {server_name}"
         self._token, self._patience = token, patience
         self._no_answer = f"No {server_name} answers at {url}"
         parts = urlsplit(url)
@@ -85,27 +96,32 @@ class Caller:
         deadline = time.monotonic() + self._patience
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
         data = None if body is None else json.dumps(body).encode()
-        while True:
+        for attempt in itertools.count():
             try:
                 self._connection.request(method, self._prefix + path, data, headers)
                 answer = self._connection.getresponse()
                 status, content = answer.status, answer.read()
                 if status not in BUSY:
+                    if attempt:
+                        self._waits.clear()
                     return status, content
                 why = reason(content)
             except (OSError, http.client.HTTPException) as wrong:
                 self._connection.close()
                 why = str(wrong)
+            self._waits.report(self._awaited, why)
             if time.monotonic() > deadline:
+                self._waits.clear()
                 raise TryAgain(f"{self._no_answer} ({why}); see logs/policy-0.log.")
             time.sleep(0.1)
+        raise AssertionError("it is tried until it answers, or given up")
 
 
 class PolicyClient:
     """A client of one policy server, which it waits for while the server is away. For one thread."""
 
-    def __init__(self, url: str, token: str, *, patience: float = PATIENCE) -> None:
-        self._caller = Caller(url, token, "policy server", patience=patience, timeout=CALL_TIMEOUT)
+    def __init__(self, url: str, token: str, *, patience: float = PATIENCE, waits: Waits = UNHEARD) -> None:
+        self._caller = Caller(url, token, "policy server", patience=patience, timeout=CALL_TIMEOUT, waits=waits)
 
     def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
         """The completions of each request by the named model.

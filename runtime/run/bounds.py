@@ -8,3 +8,5 @@ BOUNDS: Mapping[str, tuple[int, int]] = {
     "recheck": (0, 64),
     "refills": (0, 20),
 }
+LARGEST_GROUP = 400
+"""Most attempts at one item in a group: those of one item stand in one request for rollouts."""

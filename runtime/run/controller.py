@@ -26,10 +26,12 @@ from events.fact import Fact
 from events.run import DecisionMade, RunCancelled, RunFinished, RunStarted, TimeSpent
 from events.secret import Scanner, SecretFound
 from runtime.log import lineage
+from runtime.log.described import counts
 from runtime.log.port import BATCH_LIMIT, Log, Refused, Stored, append_once, readable
 from runtime.log.worker import PAUSE, append_struck_out, decode_or_set_aside, now, retry_until_available
 from runtime.run.child import child_finished, child_started, failed_child
 from runtime.run.decider import Decider, Decision, DecisionSession
+from runtime.status import StatusReporter, log_line
 
 logger = logging.getLogger("evolog")
 
@@ -75,8 +77,14 @@ class Controller:
     """Feeds the events of all runs of one log to a decider, and appends its decisions."""
 
     def __init__(
-        self, log: Log, decider: Decider[Any], scanner: Scanner, clock: Callable[[], float] = time.monotonic
+        self,
+        log: Log,
+        decider: Decider[Any],
+        scanner: Scanner,
+        clock: Callable[[], float] = time.monotonic,
+        status: StatusReporter | None = None,
     ) -> None:
+        self._status = status or StatusReporter("controller")
         self.log, self.decider, self.scanner, self.clock = log, decider, scanner, clock
         self._loaded = False
         self._began = 0
@@ -135,7 +143,8 @@ class Controller:
         """Read the next page of the log, and decide; returns whether there was anything to read."""
         try:
             if not self._loaded:
-                await self._load()
+                with self._status.doing("reads what the unfinished runs have decided"):
+                    await self._load()
             read = await self.log.read(self._position + 1, PAGE_SIZE)
             for stored in read:
                 await self._feed(stored)
@@ -319,6 +328,8 @@ class Controller:
             try:
                 end = await self.log.append(messages)
                 head.advance(made, end - len(messages) + 1)
+                decided = counts([event for event in decision.events if event.data is not made])
+                log_line(logging.INFO, "decided", run=run, decision=made.number, outputs=decided, sequence=end)
                 return
             except (Unavailable, TryAgain) as wrong:
                 logger.warning("%s", wrong)

@@ -14,7 +14,7 @@ from events.change import (
     ScaffoldRequested,
     WeightUpdateRequested,
 )
-from events.choice import AgentCalled, FeedbackRequested, LeverChosen, ParentSelected
+from events.choice import AgentCalled, FeedbackRequested, LeverChosen, ParentSelected, TrialFinished
 from events.codec import Event
 from events.judgement import (
     CandidateEvaluated,
@@ -111,7 +111,15 @@ def evolve(state: RunState, event: Event) -> RunState:
                 generation=generation, prompt_tokens=prompt, completion_tokens=completion, micro_usd=known_price
             )
         ):
-            return _with_cost(state, state.flights.get(generation), prompt + completion, known_price or 0)
+            tokens = (prompt or 0) + (completion or 0)
+            return _with_cost(state, state.flights.get(generation), tokens, known_price or 0)
+        case TrialFinished(generation=generation, rollouts=rollouts) as trial:
+            flight = state.flights.get(generation)
+            tokens = trial.prompt_tokens + trial.completion_tokens
+            state = _with_cost(state, flight, tokens, trial.micro_usd)
+            if flight is None:
+                return replace(state, rollouts=state.rollouts + rollouts)
+            return with_flight(state, replace(state.flights[generation], rollouts=flight.rollouts + rollouts))
         case (
             LeverChosen(generation=generation)
             | ProposalFailed(generation=generation)

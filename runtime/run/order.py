@@ -41,6 +41,10 @@ PROBE_ITEMS = 100
 """Train items, of one fold, on which each candidate shows the agent how it fails."""
 
 
+EXAMPLES = 4
+"""Other tasks that the Meta-Agent is shown, unless the order says how many."""
+
+
 class Search(NamedTuple):
     """How a run searches: its fields are those of `run_started` with the same names."""
 
@@ -76,8 +80,14 @@ class RunOrder(NamedTuple):
     """The name of another verifier of the task, or a path."""
     on_drift: OnDrift = ""
     """What the auditor may do when it finds drift."""
+    algorithm: str = ""
+    """The learning algorithm of every weight update; empty: the agent chooses."""
+    group_size: int = 0
+    """Attempts at each item of the probe and of a training round; 0 for the usual number."""
     search: Search = Search()
     """How candidates are searched for."""
+    examples: int = EXAMPLES
+    """Most descriptions of other tasks that the Meta-Agent is shown."""
 
 
 def policy_of(order: RunOrder, task: Task) -> str:
@@ -160,6 +170,12 @@ def order_run(order: RunOrder, blobs: Blobs, progress: "BuildProgress") -> RunSt
     return started
 
 
+def preview(order: RunOrder) -> RunStarted:
+    """The event that an ordered run would begin with, but for its base model. Nothing is written. Raises as `plan`."""
+    task = with_ordered_verifier(order, load(order.task))
+    return plan(task, task.public(order.seed), order, "")
+
+
 def plan(task: Task, public: Public, order: RunOrder, base_model: str) -> RunStarted:
     """The event that begins an ordered run. It holds all from outside that the run's decisions depend on.
 
@@ -197,8 +213,12 @@ def plan(task: Task, public: Public, order: RunOrder, base_model: str) -> RunSta
         private_prompts=task.private_prompts,
         shared_state=task.shared_state,
         on_drift=order.on_drift,
+        algorithm=order.algorithm,
+        examples=order.examples,
         **order.search._asdict(),
     )
+    if order.group_size:
+        started = msgspec.structs.replace(started, group_size=order.group_size)
     limit = started.budget.rollouts
     if started.strategy == "best_of_k" and order.generations is None and limit is not None:
         # asking again is what all rollouts are for

@@ -81,7 +81,7 @@ async def audit_runs(context: Context, gold: Log, blobs: Blobs, scorer: AnswerSc
         return []
 
     await project_gold(context, gold)
-    await work(context.log, perform, source="auditor", scanner=context.scanner, wants=wants)
+    await work(context.log, perform, source="auditor", scanner=context.scanner, wants=wants, status=context.status)
 
 
 class RunTail:

@@ -176,7 +176,8 @@ def _write(report: AuditReport, html: Path | None, plots: Path | None) -> None:
     from services.views.audit_html import page
     from services.views.audit_pictures import pictures  # with matplotlib, which takes a second
 
-    images = pictures(report.audit)
+    with working("drawing"):
+        images = pictures(report.audit)
     files = {plots / f"{picture.name}.png": picture.png for picture in images} if plots else {}
     if html:
         files[html] = page(report, images).encode()

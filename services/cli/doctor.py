@@ -26,8 +26,10 @@ def doctor(directory: Path, integrity: bool, as_json: bool) -> int:
     import json
 
     from services.host.doctor import check_host
+    from services.views.progress import working
 
-    checks = check_host(directory)
+    with working("looking at this host"):
+        checks = check_host(directory)
     if as_json:
         click.echo(json.dumps({"version": 1, "findings": [check._asdict() for check in checks]}))
     else:

@@ -15,5 +15,7 @@ def down(directory: Path) -> None:
     Runs stay as they are and go on with the next `up`.
     """
     from services.host.supervisor import stop
+    from services.views.progress import working
 
-    stop(directory)
+    with working(f"stopping what runs in {directory}"):
+        stop(directory)

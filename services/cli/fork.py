@@ -1,14 +1,20 @@
 """`evolog fork`."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from events.errors import UsageError
-from services.cli.options import as_json, directory, examples
+from services.cli.options import as_json, directory, examples, fork_options, preflight_option
 
 
-@click.command(epilog=examples("evolog fork lawbench-s0 --at 2178 --set algorithm=grpo"))
+@click.command(
+    epilog=examples(
+        "evolog fork lawbench-s0 --at 2178 --algorithm grpo",
+        "evolog fork lawbench-s0 --at 2178 --set budget=rollouts=200k --set width=4",
+    )
+)
 @click.argument("run")
 @directory
 @click.option("--at", required=True, metavar="SEQ|TIME", help="The last event of the past that both share.")
@@ -20,25 +26,41 @@ from services.cli.options import as_json, directory, examples
     help="What goes another way: agent, algorithm, budget, first_items, generations, group_size, levers, max_tokens, "
     "on_drift, policy, recheck, refills, schedule, strategy, verifier or width.",
 )
+@fork_options
 @click.option("--name", default="", help="The fork's name; by default made from its parent's.")
+@preflight_option
 @click.option("--detach", is_flag=True, help="Start the fork and return; print its name.")
 @as_json
-def fork(run: str, directory: Path, at: str, settings: tuple[str, ...], name: str, detach: bool, as_json: bool) -> int:
-    """Start a new run that shares RUN's past and then parts from it."""
+def fork(
+    run: str,
+    directory: Path,
+    at: str,
+    settings: tuple[str, ...],
+    name: str,
+    preflight: bool,
+    detach: bool,
+    as_json: bool,
+    **flags: Any,
+) -> int:
+    """Start a new run that shares RUN's past and then parts from it.
+
+    What neither --set nor a flag says is as in RUN.
+    """
     import secrets
 
     from events.subjects import check_run_name
     from replay.fork import order_of_fork, parse_settings, plan_fork
     from replay.replayer import find_sequence
     from runtime.blobs.directory import Blobs
-    from services.cli.live import carry_out
+    from services.cli.live import call_models, carry_out
     from services.cli.reading import read_run
     from services.host.imports import find_export
     from services.host.node import Node
     from services.host.orders import check
     from services.views.progress import pretraining_progress, working
 
-    node, changes = Node(directory), parse_settings(settings)
+    said = [f"{key}={value}" for key, value in flags.items() if value is not None]
+    node, changes = Node(directory), parse_settings([*settings, *said])
     if name:
         check_run_name(name)
     if find_export(node, run) is not None:
@@ -46,7 +68,9 @@ def fork(run: str, directory: Path, at: str, settings: tuple[str, ...], name: st
     parent = read_run(directory, run)
     sequence = find_sequence(parent.messages, at)
     order = order_of_fork(parent.started, changes)
-    check(order, node)
+    task = check(order, node)
+    if preflight:
+        call_models(order, task, node)
     with working("preparing the fork") as say:
         started = plan_fork(parent, sequence, order, changes, Blobs(node.blobs), pretraining_progress(say))
     if str(sequence) != at:

@@ -15,11 +15,12 @@ def ls(directory: Path, as_json: bool) -> None:
     import msgspec
 
     from services.host.sources import list_runs
-    from services.views.progress import stdout
+    from services.views.progress import stdout, working
     from services.views.run import runs_table
 
-    runs = list_runs(directory)
+    with working("reading the log"):
+        runs = list_runs(directory)
     if as_json:
-        click.echo(msgspec.json.encode({"version": 1, "runs": runs}).decode())
+        click.echo(msgspec.json.encode({"version": 2, "runs": runs}).decode())
     else:
         runs_table(stdout(), runs)

@@ -3,6 +3,7 @@
 Only what every command needs is imported here and beside each command; the rest comes when a command runs.
 """
 
+import contextlib
 import errno
 import os
 import sys
@@ -14,18 +15,23 @@ import click
 from events.errors import UserError, no_room, says_disk_is_full
 from services.cli.ablate import ablate
 from services.cli.audit import audit
+from services.cli.completion import VARIABLE, complete_values, completion
 from services.cli.data import data
 from services.cli.diff import diff
 from services.cli.doctor import doctor
 from services.cli.down import down
 from services.cli.fork import fork
 from services.cli.gc import gc
+from services.cli.get import get
 from services.cli.import_ import import_
+from services.cli.init import init
+from services.cli.logs import logs
 from services.cli.ls import ls
 from services.cli.model import model
-from services.cli.options import CommandLineOnly
+from services.cli.options import flag_names, is_settable, named_flags
 from services.cli.pause import cancel, pause, resume
 from services.cli.replay import replay
+from services.cli.rm import rm
 from services.cli.run import run
 from services.cli.service import service
 from services.cli.show import show
@@ -34,14 +40,15 @@ from services.cli.sql import sql
 from services.cli.task import task
 from services.cli.up import up
 from services.cli.watch import watch
+from services.host import hints
 from services.host.visible import visible_output
 
 VERBS: dict[str, tuple[click.Command, ...]] = {
     "Start a run": (run, ablate, fork),
     "Follow it": (watch, ls, show, pause, resume, cancel),
-    "Ask what happened": (sql, replay, diff, audit, sign, verify),
+    "Ask what happened": (sql, get, replay, diff, audit, sign, verify),
     "Bring in": (task, data, model, import_),
-    "Operate": (up, down, service, doctor, gc),
+    "Operate": (up, down, logs, service, doctor, gc, rm, init, completion),
 }
 """The commands, by what one wants of them, in the order in which help lists them."""
 OS_CODES = {errno.EACCES: 77, errno.EPERM: 77, errno.EROFS: 77, errno.ENOSPC: 75, errno.EDQUOT: 75}
@@ -58,6 +65,7 @@ class Commands(click.Group):
 
     def _main(self, *args: Any, **kwargs: Any) -> None:
         kwargs["standalone_mode"] = False
+        kwargs.setdefault("complete_var", VARIABLE)
         try:
             result = super().main(*args, **kwargs)
             sys.exit(result if isinstance(result, int) else 0)
@@ -106,28 +114,20 @@ class Commands(click.Group):
     ) -> click.Context:
         """Take the settings of files as defaults, below flags and environment."""
         from services.cli.defaults import defaults, read_dotenv
+        from services.cli.variables import require_known_variables
 
-        for name, value in read_dotenv(Path.cwd()).items():
-            os.environ.setdefault(name, value)
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the threads that NumPy waits with take the services' cores
+        if {"-h", "--help", "--version"} & set(args):
+            # help is there whatever is wrong with the settings
+            return super().make_context(info_name, args, parent, **extra)
+        completing = bool(extra.get("resilient_parsing"))
         flags = {name: named_flags(command) for name, command in self.commands.items()}
-        extra.setdefault("default_map", defaults(flags, Path.cwd()))
+        with contextlib.suppress(*((UserError,) if completing else ())):  # a shell has no place for the sentence
+            for name, value in read_dotenv(Path.cwd()).items():
+                os.environ.setdefault(name, value)
+            require_known_variables(self, os.environ)
+            extra.setdefault("default_map", defaults(flags, Path.cwd()))
         return super().make_context(info_name, args, parent, **extra)
-
-
-def named_flags(command: click.Command) -> dict[str, str]:
-    """The parameters of a command by the names that files may set them by."""
-    return {name: option.name or "" for option in command.params if _settable(option) for name in _names(option)}
-
-
-def _settable(option: click.Parameter) -> bool:
-    return not isinstance(option, CommandLineOnly)
-
-
-def _names(option: click.Parameter) -> list[str]:
-    """How files and variables may call a parameter: as its flags are written, then by its own name."""
-    flags = [flag for flag in (*option.opts, *option.secondary_opts) if flag.startswith("--")]
-    return [*(flag.lstrip("-").replace("-", "_") for flag in flags), option.name or ""]
 
 
 def say_version(context: click.Context, option: click.Parameter, wanted: bool) -> None:
@@ -152,8 +152,19 @@ def main() -> None:
     """A runtime in which an agent improves itself by its scaffold and its weights, on one append-only log."""
 
 
+def note_directory(context: click.Context, option: click.Parameter, value: Any) -> Any:
+    """Have sentences repeat the --dir that was typed."""
+    typed = context.get_parameter_source(option.name or "") is click.core.ParameterSource.COMMANDLINE
+    hints.remember_directory(value if typed else None)
+    return value
+
+
 for verbs in VERBS.values():
     for verb in verbs:
         main.add_command(verb)
-        for option in filter(_settable, verb.params):
-            option.envvar = option.envvar or f"EVOLOG_{verb.name}_{_names(option)[0]}".upper()
+        complete_values(verb)
+        for option in (option for option in verb.params if option.name == "directory"):
+            hints.VERBS.add(verb.name or "")
+            option.callback = option.callback or note_directory
+        for option in filter(is_settable, verb.params):
+            option.envvar = option.envvar or f"EVOLOG_{verb.name}_{flag_names(option)[0]}".upper()

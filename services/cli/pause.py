@@ -28,13 +28,17 @@ def pause(run: str, directory: Path, reason: str) -> None:
 @click.argument("run")
 @directory
 def resume(run: str, directory: Path) -> None:
-    """Let a paused run go on."""
-    import asyncio
+    """Let a paused run go on.
 
+    The services are brought up if they are not. Where one of them paused the run, they are started anew, with the
+    environment of this command: so put right what it lacked first.
+    """
+    from services.cli.live import to_stderr
     from services.host import orders
     from services.host.node import Node
+    from services.views.progress import working
 
-    click.echo(f"{asyncio.run(orders.resume(Node(directory), run))} goes on", err=True)
+    click.echo(f"{orders.resume_with_services(Node(directory), run, to_stderr, working)} goes on", err=True)
 
 
 @click.command(epilog=examples("evolog cancel lawbench-s0 --reason 'it has found what it can'"))

@@ -9,6 +9,7 @@ from events.errors import CheckFailed, UserError
 from replay.history import History
 from services.host.imports import find_export
 from services.host.node import Node
+from services.host.visible import shortened
 from services.views.progress import working
 
 
@@ -36,5 +37,5 @@ def exports_in_words(directory: Path, *names: str) -> Iterator[None]:
         place = traceback.extract_tb(wrong.__traceback__)[-1]
         raise CheckFailed(
             f"The events of {' or '.join(exports)} are not such as evolog writes: {type(wrong).__name__} "
-            f"({wrong!s:.200}), at {Path(place.filename).name}:{place.lineno}. Export the run again."
+            f"({shortened(str(wrong), 200)}), at {Path(place.filename).name}:{place.lineno}. Export the run again."
         ) from wrong

@@ -80,6 +80,10 @@ def replay(
     from services.cli.reading import exports_in_words
 
     access = TaskAccess(folder=task, trusted=trust_code)
+    if task:
+        from tasks.loading import load
+
+        load(task)  # that it is there is known before the log is read
     with exports_in_words(directory, *([run] if run else [])):
         if into:
             return rebuild(directory, run, into, parquet, as_json)
@@ -101,12 +105,13 @@ def redecide_run(directory: Path, name: str, as_json: bool, expected: Sequence[s
 
     Raises `CheckFailed` where the run closes with other digests than those expected.
     """
-    from replay.closing import require_expected
+    from replay.closing import require_digests, require_expected
     from replay.replayer import redecide
     from services.cli.reading import read_run
     from services.views.progress import counting
     from services.views.replayed import replay_lines
 
+    require_digests(expected)
     run = read_run(directory, name)
     with counting("deciding again", "events") as progress:
         result = redecide(run, progress=progress)
@@ -117,12 +122,15 @@ def redecide_run(directory: Path, name: str, as_json: bool, expected: Sequence[s
 
 def show_state(directory: Path, name: str, at: str, as_json: bool) -> int:
     """Print the state that a run was in at a sequence or time; the exit code."""
-    from replay.replayer import find_sequence, state_at
+    from replay.replayer import beyond, find_sequence, parse_point, state_at
     from services.cli.reading import read_run
     from services.views.replayed import state_fields, state_lines
 
+    parse_point(at)  # before the log is read, as in the functions below
     run = read_run(directory, name)
     sequence = find_sequence(run.messages, at)
+    if sentence := beyond(run.messages, at):
+        click.echo(f"evolog: {sentence}.", err=True)
     state = state_at(run, sequence)
     fields = {"version": 3, "run": run.run, "sequence": sequence, "state": state_fields(state)}
     _print(fields, state_lines(run.run, sequence, state), as_json)
@@ -131,12 +139,13 @@ def show_state(directory: Path, name: str, at: str, as_json: bool) -> int:
 
 def perform_again(directory: Path, name: str, kinds: str, access: "TaskAccess", as_json: bool) -> int:
     """Perform recorded effects again, and print how they compare; the exit code, 3 for a difference."""
-    from replay.perform import perform
+    from replay.perform import perform, require_kinds
     from services.cli.reading import read_run
     from services.host.settings import scoring_limit
     from services.views.progress import counting
     from services.views.replayed import performed_lines
 
+    require_kinds(kinds.split(","))
     run = read_run(directory, name)
     with _folder() as folder, counting("performing again", "effects") as progress:
         performed = perform(
@@ -159,7 +168,7 @@ def swap_service(directory: Path, name: str, assignment: str, access: "TaskAcces
 
     The exit code.
     """
-    from replay.swap import swap
+    from replay.swap import read_replacement, swap
     from services.cli.reading import read_run
     from services.host.settings import scoring_limit
     from services.views.progress import working
@@ -168,6 +177,7 @@ def swap_service(directory: Path, name: str, assignment: str, access: "TaskAcces
     service, equals, path = assignment.partition("=")
     if not equals:
         raise UsageError(f"{assignment!r} is nothing to --swap: write verifier=PATH or feedback_agent=PATH.")
+    read_replacement(service, Path(path))
     run = read_run(directory, name)
     with _folder() as folder, working(f"asking {path}"):
         access = access._replace(exported=run.exported)
@@ -183,6 +193,7 @@ def export_run(directory: Path, name: str, target: Path, as_json: bool) -> int:
     from services.host.node import version
     from services.views.progress import working
 
+    folder.require_new(target)
     run = read_run(directory, name)
     with working(f"exporting {run.run}"):
         manifest = folder.write(run, target, version())

@@ -29,6 +29,7 @@ def sign(run: str, directory: Path, key: Path | None, out: Path | None, as_json:
     from services.cli.reading import read_run
     from services.host.signing import find_key
     from services.host.signing import sign as sign_closing
+    from services.views.progress import working
 
     key = find_key(key)
     history = read_run(directory, run)
@@ -37,8 +38,9 @@ def sign(run: str, directory: Path, key: Path | None, out: Path | None, as_json:
     path = out or Path(f"{history.run}.signed.json")
     if path.exists():
         raise UsageError(f"{path} is there already: name another file with --out, or remove it.")
-    require_decided(history)
-    closed = closing(history)
+    with working(f"deciding {history.run} again"):
+        require_decided(history)
+        closed = closing(history)
     if closed.gold == PENDING:
         raise TryAgain(f"The audit of run {history.run} has not ended, which is signed too: try again when it has.")
     signed = sign_closing(closed, key)
@@ -68,11 +70,13 @@ def verify(run: str, file: Path, directory: Path, signer: Path | None, as_json: 
     from replay.soundness import require_recorded
     from services.cli.reading import read_run
     from services.host.signing import find_key, read_signed, require_signed
+    from services.views.progress import working
 
     signer = find_key(signer, ".pub")
     history = read_run(directory, run)
-    require_recorded(history)
-    closed = closing(history)
+    with working(f"checking {history.run}"):
+        require_recorded(history)
+        closed = closing(history)
     name = require_signed(read_signed(file), closed, signer)
     if as_json:
         click.echo(msgspec.json.encode({"version": 1, "signer": name, "closing": closed}).decode())

@@ -1,5 +1,6 @@
 """`evolog sql`."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ from services.cli.options import directory, examples
     epilog=examples(
         'evolog sql "SELECT generation, lever, score, accepted FROM generations ORDER BY generation"',
         'evolog sql --format csv "FROM trajectories" > trajectories.csv',
+        "evolog sql '.schema runs'",
     )
 )
 @click.argument("query", required=False)
@@ -35,21 +37,46 @@ from services.cli.options import directory, examples
 def sql(query: str | None, directory: Path, file: Path | None, form: str, as_json: bool, archive: Path | None) -> None:
     """Ask the archive a question in SQL.
 
-    Queries read and change nothing; they may be asked while a run goes on.
+    Queries read and change nothing; they may be asked while a run goes on. Without QUERY it is read from standard
+    input. `.schema` lists the tables, `.schema NAME` what the columns of one mean.
     """
     from replay.archive import query as archives
     from replay.archive.projection import require_duckdb
-    from services.views.query_result import render
+    from services.views.progress import working
+    from services.views.query_result import render, require_writable
 
-    if (query is None) == (file is None):
-        raise UsageError('Give a query, as in `evolog sql "from runs"`, or a file with --file.')
-    if file is not None:
-        try:
-            query = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as wrong:
-            raise NotFound(f"{file} cannot be read ({wrong}).") from wrong
-    assert query is not None
+    form = "json" if as_json else form
+    query = query_text(query, file)
     if archive:
         require_duckdb(archive)
-    result = archives.query_file(archive, query) if archive else archives.query(directory, query)
-    render(result, "json" if as_json else form)
+    require_writable(form)
+    name, _, rest = query.strip().rstrip(";").partition(" ")
+    if name.startswith("."):
+        if name != ".schema":
+            raise UsageError(f"There is no {name} here; `.schema` lists the tables, and all else is SQL.")
+        from replay.archive.schema import schema
+
+        result = schema(rest)
+    else:
+        with working("asking the archive"):
+            result = archives.query_file(archive, query) if archive else archives.query(directory, query)
+    render(result, form)
+
+
+def query_text(query: str | None, file: Path | None) -> str:
+    """The query that was given: as it stands, in a file, or on standard input.
+
+    Raises `UsageError` for none or two, and `NotFound` for a file that cannot be read.
+    """
+    if query is not None and file is not None:
+        raise UsageError("Give a query, or a file with --file, and not both.")
+    if file is not None and str(file) != "-":
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as wrong:
+            raise NotFound(f"{file} cannot be read ({wrong}).") from wrong
+    if query is None or query == "-":
+        query = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read()
+        if not query.strip():
+            raise UsageError('Give a query, as in `evolog sql "from runs"`, in a file with --file, or on stdin.')
+    return query

@@ -20,8 +20,13 @@ def up(directory: Path, executors: int, verifiers: int, nats: str | None) -> Non
     Unfinished runs go on.
     """
     import asyncio
+    import os
+    import sys
 
-    from services.host.supervisor import supervise, to_stderr
+    from services.host.log_lines import LEVEL_VARIABLE, level_of
+    from services.host.supervisor import supervise, to_log, to_stderr
+
+    level_of(os.environ.get(LEVEL_VARIABLE))  # said here, once, rather than by every service
 
     asyncio.run(
         supervise(
@@ -30,6 +35,6 @@ def up(directory: Path, executors: int, verifiers: int, nats: str | None) -> Non
             verifiers=verifiers,
             embedded=nats is None,
             nats_url=nats,
-            on_event=to_stderr,
+            on_event=to_stderr if sys.stderr.isatty() else to_log,
         )
     )

@@ -1,26 +1,29 @@
 """What the services of both agents need to hold a conversation with a language model."""
 
+import asyncio
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import msgspec
 
+from events import codec
 from events.change import ProposalFailed
-from events.choice import AgentCalled
+from events.choice import AgentCalled, TrialFinished
 from events.codec import Event
-from events.errors import Misconfigured, NotHere
+from events.errors import Misconfigured, NotHere, RunHalted
 from events.fact import Fact
 from events.judgement import CandidateEvaluated
 from events.kinds import AgentName
-from events.run import Budget, RunStarted
+from events.run import Budget, RunPaused, RunResumed, RunStarted
 from events.secret import Scanner
 from runtime.agents.endings import Inspector
 from runtime.agents.prices import Price
-from runtime.agents.providers import LanguageModel, model_client, price_of_model
+from runtime.agents.providers import LanguageModel, ask_with_retries, model_client, price_of_model
 from runtime.agents.session import AgentSession
 from runtime.log.lookup import events_of_types, facts_by_id, same_requests
-from runtime.log.worker import answer, retry_until_available
+from runtime.log.worker import answer, now, retry_until_available
 from runtime.run.loading import LoadedRun
 from runtime.run.state import draw_seed
 from services.host.context import Context
@@ -47,15 +50,19 @@ async def open_session(
     """
     past = await context.past(event.run)
     earlier_events = await retry_until_available(
-        lambda: events_of_types(context.log, event.run, (AgentCalled, CandidateEvaluated), past)
+        lambda: events_of_types(context.log, event.run, (AgentCalled, CandidateEvaluated, TrialFinished), past)
     )
     runs = {event.run, *(await retry_until_available(lambda: same_requests(context.log, event.data, past))).values()}
     calls = [one.data for one in earlier_events if one.run in runs and isinstance(one.data, AgentCalled)]
+    trials = [one.data for one in earlier_events if one.run in runs and isinstance(one.data, TrialFinished)]
     try:
-        client, cost = model_client(model, os.environ), required_price(model, started.budget)
+        client = await asyncio.to_thread(model_client, model, os.environ)  # it imports an SDK, which takes a second
+        cost = required_price(model, started.budget)
     except Misconfigured as wrong:
         raise NotHere(f"{wrong} {RESTART}", code=wrong.code) from wrong
+    waits = context.status.waits(event.run)
     return AgentSession(
+        ask=partial(ask_with_retries, waits=waits, named=f"{model.provider}:{model.name}"),
         agent=agent,
         generation=generation,
         model=model,
@@ -73,7 +80,43 @@ async def open_session(
         record=recorder(context, event, agent),
         budget=started.budget,
         spent=spent_until(earlier_events, known),
+        trials={trial.trial: trial for trial in trials if (trial.agent, trial.generation) == (agent, generation)},
+        unreported=any(call.prompt_tokens is None for call in calls if call.generation <= known),
+        waits=waits,
     )
+
+
+async def require_unhalted(context: Context, run: str) -> None:
+    """Raise `RunHalted` while the run, or the one that it belongs to, is paused by a service and not resumed."""
+    paused = await _halt(context, await root_of(context, run))
+    if isinstance(paused, RunPaused) and paused.by:
+        raise RunHalted(paused.reason)
+
+
+async def halt(context: Context, event: Event, agent: AgentName, reason: str) -> RunHalted:
+    """Pause the run of an event, or the one that it belongs to, until the operator resumes it; the error with which the
+    work is put off meanwhile.
+    """
+    root = await root_of(context, event.run)
+    before = await _halt(context, root)
+    if not (isinstance(before, RunPaused) and before.by):
+        asked = await retry_until_available(lambda: events_of_types(context.log, root, [RunPaused]))
+        fact = RunPaused(number=len(asked) + 1, reason=context.scanner.redacted(reason), by=agent)
+        await context.record([codec.event(fact, run=root, source=agent, cause=event.id, time=now())])
+    return RunHalted(reason)
+
+
+async def root_of(context: Context, run: str) -> str:
+    """The run that this one belongs to, and no other does; the run itself where it belongs to none."""
+    while owner := (await context.started(run)).owner:
+        run = owner
+    return run
+
+
+async def _halt(context: Context, run: str) -> Fact | None:
+    """What was last asked of a run: that it pause, or that it go on."""
+    asked = await retry_until_available(lambda: events_of_types(context.log, run, [RunPaused, RunResumed]))
+    return asked[-1].data if asked else None
 
 
 def required_price(model: LanguageModel, budget: Budget) -> Price | None:
@@ -101,8 +144,10 @@ def spent_until(events: Sequence[Event], known: int) -> tuple[int, int]:
     if evaluated:
         last, tokens, micro_usd = evaluated[-1].generation, evaluated[-1].tokens, evaluated[-1].micro_usd
     calls = [fact for fact in facts if isinstance(fact, AgentCalled) and last < fact.generation <= known]
+    trials = [fact for fact in facts if isinstance(fact, TrialFinished) and last < fact.generation <= known]
+    tokens += sum(trial.prompt_tokens + trial.completion_tokens for trial in trials)
     return (
-        tokens + sum(call.prompt_tokens + call.completion_tokens for call in calls),
+        tokens + sum((call.prompt_tokens or 0) + (call.completion_tokens or 0) for call in calls),
         micro_usd + sum(call.micro_usd or 0 for call in calls),
     )
 
@@ -130,8 +175,10 @@ def without_secrets(facts: Sequence[Fact], generation: int, scanner: Scanner) ->
     return [ProposalFailed(generation=generation, reason="what the agent said held a known secret")]
 
 
-def inspector(context: Context, loaded: LoadedRun, present: dict[str, str], *, must_change: bool = True) -> Inspector:
-    """What proposals for this run are checked against; `present` holds the files of the scaffold that is to
+def inspector(
+    context: Context, run: str, loaded: LoadedRun, present: dict[str, str], *, must_change: bool = True
+) -> Inspector:
+    """What proposals for a run are checked against; `present` holds the files of the scaffold that is to
     be changed.
     """
     hidden = (loaded.task.folder, context.node.directory, loaded.task.root)
@@ -144,4 +191,5 @@ def inspector(context: Context, loaded: LoadedRun, present: dict[str, str], *, m
         scaffold_limits(),
         loaded.started.sandbox,
         must_change,
+        waits=context.status.waits(run),
     )

@@ -17,7 +17,7 @@ from events.run import RunStarted
 from events.secret import Scanner, of_environment
 from events.subjects import LOG
 from runtime.blobs.directory import Blobs
-from runtime.broker.accounts import OPERATOR
+from runtime.broker.accounts import OPERATOR, status_subject
 from runtime.broker.credentials import Credentials, Login, read_credentials, write_private
 from runtime.log.in_hand import InHand
 from runtime.log.jetstream import Connection, connect
@@ -27,10 +27,14 @@ from runtime.log.port import Log
 from runtime.log.service_log import ServiceLog
 from runtime.log.worker import Wants, append_struck_out, retry_until_available
 from runtime.run.loading import OWN, LoadedRun, load_run
-from services.host.node import Node, Waiting
+from runtime.status import StatusReporter, Waits
+from services.host.node import Node, version
 from services.host.settings import host_patience
 
 T = TypeVar("T")
+RECONNECT_SECONDS = 1.0
+"""Seconds between two looks whether the connection by which a service answers is there."""
+LACKING = "what its host lacks"
 
 
 class Context:
@@ -39,12 +43,28 @@ class Context:
     def __init__(self, name: str, index: int, node: Node, connection: Connection, work: Path) -> None:
         self.name, self.index, self.node, self.connection, self.work = name, index, node, connection, work
         self.log: Log = ServiceLog(connection.log(LOG), InHand(node.in_hand(name, index)))
+        self._tending: asyncio.Task[None] | None = None
         self.policy_token()  # made before the secrets are gathered, so that it is one of them
         self.scanner = Scanner(connection.scanner.secrets + node.secrets() + of_environment(os.environ))
+        self.status = StatusReporter(name, index, version=version(), redact=self.scanner.redact)
         self.blobs = Blobs(node.blobs)
         self.loop = asyncio.get_running_loop()
         self._loaded: dict[str, LoadedRun] = {}
         self._past: dict[str, tuple[Span, ...]] = {}
+
+    async def answer_status(self) -> None:
+        """Tell whoever asks over the broker what this process does, also after the broker was away."""
+        subject = status_subject(self.name)
+        await retry_until_available(
+            lambda: self.connection.respond(subject, lambda: msgspec.json.encode(self.status.status()))
+        )
+        self._tending = asyncio.create_task(self._stay_connected())
+
+    async def _stay_connected(self) -> None:
+        while True:
+            await asyncio.sleep(RECONNECT_SECONDS)
+            with contextlib.suppress(UserError):
+                await self.connection.client()
 
     def open_log(self, stream: str) -> Log:
         """The log of that name, of which this service is handed nothing."""
@@ -88,11 +108,15 @@ class Context:
 
     def wants(self) -> Wants:
         """What to put work off by where this host lacks something; whoever follows the run is told."""
-        process = f"{self.name}-{self.index}"
-        self.node.tell_waiting(process, None)
+        told: dict[str, Waits] = {}
 
-        def tell(run: str, sentence: str | None) -> None:
-            self.node.tell_waiting(process, Waiting(run, sentence) if sentence else None)
+        def tell(run: str, lacking: str | None) -> None:
+            if lacking:
+                told.setdefault(run, self.status.waits(run)).report(LACKING, lacking)
+            else:
+                for waits in told.values():
+                    waits.clear()
+                told.clear()
 
         return Wants(host_patience(), tell)
 
@@ -123,7 +147,9 @@ async def open_context(name: str, index: int, node: Node, work: Path) -> Context
     credentials do, as soon as it is there.
     """
     login = _service_login(name, node)
-    return Context(name, index, node, await retry_until_available(lambda: connect(login)), work)
+    context = Context(name, index, node, await retry_until_available(lambda: connect(login)), work)
+    await context.answer_status()
+    return context
 
 
 def _service_login(name: str, node: Node) -> Login:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Literal
 
 from events import codec
@@ -9,7 +10,7 @@ from events.codec import Event
 from events.errors import Misconfigured, NotHere
 from events.judgement import JudgeCalled
 from events.run import Budget
-from runtime.agents.providers import model_client, model_of
+from runtime.agents.providers import ask_with_retries, model_client, model_of
 from runtime.blobs.directory import Blobs
 from runtime.effects.judge import Judge
 from runtime.log.lookup import facts_by_id
@@ -60,6 +61,9 @@ def open_judge(
         seed=loaded.started.seed,
         kind=kind,
         generations=generations,
+        ask_model=partial(
+            ask_with_retries, waits=context.status.waits(event.run), named=f"the judge {model.provider}:{model.name}"
+        ),
         find=lambda id: context.wait_for(find(id)),
         record=lambda called: context.wait_for(record(called)),
     )

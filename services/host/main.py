@@ -12,7 +12,10 @@ from pathlib import Path
 
 from events.catalogue import SERVICES
 from events.errors import TryAgain, UserError, no_room, says_disk_is_full
-from services.host.node import owner_alone
+from events.secret import Scanner, of_environment
+from runtime.status import log_line
+from services.host.log_lines import LEVEL_VARIABLE, Formatter, begin_logging, level_of
+from services.host.node import owner_alone, version
 from services.host.visible import visible_output
 
 logger = logging.getLogger("evolog")
@@ -22,7 +25,7 @@ MODULES = {name: f"services.{name}" for name in SERVICES} | {"auditor": "service
 """The module of each service, which has `serve(context)`."""
 
 
-async def _serve(name: str, index: int, directory: Path) -> None:
+async def _serve(name: str, index: int, directory: Path, formatter: Formatter) -> None:
     from services.host.context import open_context
     from services.host.node import Node
     from services.host.work_folder import work_folder
@@ -30,8 +33,11 @@ async def _serve(name: str, index: int, directory: Path) -> None:
     node = Node(directory)
     with work_folder(node.work) as folder:
         context = await open_context(name, index, node, folder)
-        service = importlib.import_module(MODULES[name])
+        formatter.redact = context.scanner.redact
+        with context.status.doing("starts"):
+            service = importlib.import_module(MODULES[name])
         notify_ready()
+        log_line(logging.INFO, f"{name} is up", pid=os.getpid(), version=version())
         serving = asyncio.ensure_future(service.serve(context))
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
@@ -45,13 +51,13 @@ def notify_ready() -> None:
             pipe.write(b".")
 
 
-async def _run(name: str, index: int, directory: Path) -> None:
+async def _run(name: str, index: int, directory: Path, formatter: Formatter) -> None:
     """Serve, and end the process without waiting for its threads, such as one that trains, as `asyncio.run` would."""
     code = 0
     try:
-        await _serve(name, index, directory)
+        await _serve(name, index, directory, formatter)
     except asyncio.CancelledError:
-        pass
+        log_line(logging.INFO, f"{name} stops: it was told to")
     except UserError as wrong:
         logger.error("%s", wrong)
         code = wrong.code
@@ -75,10 +81,13 @@ def main() -> None:
     options = parser.parse_args()
     owner_alone()
     with visible_output():  # its log is read in a terminal
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-        for noisy in ("nats", "httpx", "httpx2", "anthropic", "openai", "transformers"):
-            logging.getLogger(noisy).setLevel(logging.ERROR)
-        asyncio.run(_run(options.name, options.index, options.dir.resolve()))
+        formatter = begin_logging(logging.INFO, Scanner(of_environment(os.environ)).redact)
+        try:
+            logger.setLevel(level_of(os.environ.get(LEVEL_VARIABLE)))
+        except UserError as wrong:
+            logger.error("%s", wrong)
+            sys.exit(wrong.code)
+        asyncio.run(_run(options.name, options.index, options.dir.resolve(), formatter))
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
-from events.errors import Misconfigured, TryAgain, Unavailable
+from events.errors import Misconfigured, NotFound, TryAgain, Unavailable
 from events.run import RunStarted
 from events.secret import Secret
 from runtime.broker import credentials, store
@@ -40,6 +41,11 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     """What keeps ending, or stays away, in a sentence each."""
 
 
+def is_on_this_host(running: Running) -> bool:
+    """Whether its services are taken to be here: a broker elsewhere may have its trainer and its agents elsewhere."""
+    return urlsplit(running.url).hostname == "127.0.0.1"
+
+
 def version() -> str:
     """The installed version of evolog."""
     try:
@@ -51,13 +57,6 @@ def version() -> str:
 def owner_alone() -> None:
     """Let what this process writes from here on be its owner's alone: a project directory holds labels and gold."""
     os.umask(0o077)
-
-
-class Waiting(msgspec.Struct, frozen=True):
-    """That a process has put off work of a run, and for want of what, in a sentence."""
-
-    run: str
-    sentence: str
 
 
 class Node:
@@ -107,6 +106,11 @@ class Node:
         return self.directory / "audits"
 
     @property
+    def closings(self) -> Path:
+        """The digests that close finished runs, as they were computed last."""
+        return self.directory / "closings"
+
+    @property
     def imports(self) -> Path:
         """Runs of other directories, each as it was exported."""
         return self.directory / "imports"
@@ -115,11 +119,6 @@ class Node:
     def tasks(self) -> Path:
         """The task folders that were made of tasks from elsewhere."""
         return self.directory / "tasks"
-
-    @property
-    def waits(self) -> Path:
-        """A file for each process that waits for what its host lacks."""
-        return self.directory / "waiting"
 
     @property
     def work(self) -> Path:
@@ -134,6 +133,19 @@ class Node:
     def logs(self, service: str, index: int = 0) -> Path:
         """The output of one process of a service."""
         return self.log_folder / f"{service}-{index}.log"
+
+    def log_files(self, service: str = "") -> list[Path]:
+        """The outputs that there are of all processes, or of a service or process of that name."""
+        return sorted(
+            path for path in self.log_folder.glob("*.log") if service in ("", path.stem, path.stem.rpartition("-")[0])
+        )
+
+    def require_logs(self, service: str = "") -> None:
+        """Raise `NotFound` where there is no output of that name."""
+        if not self.log_files(service):
+            names = sorted({path.stem for path in self.log_files()})
+            there = f"there are {', '.join(names)}" if names else "`evolog up` and `evolog run` write them"
+            raise NotFound(f"There is no log{f' of {service!r}' if service else ''} in {self.log_folder}: {there}.")
 
     def in_hand(self, service: str, index: int) -> Path:
         """What one process of a service was handed and has not done yet, for the process that takes its place."""
@@ -171,27 +183,6 @@ class Node:
                     f"Run {run} waits, since {process} cannot work here: {sentence} The run goes on by itself soon "
                     f"after that is put right; `evolog watch {run}` follows it."
                 )
-
-    def tell_waiting(self, process: str, waiting: Waiting | None) -> None:
-        """Leave word, for those who follow runs, that a process waits, or no longer does; nothing where that cannot be
-        written.
-        """
-        path = self.waits / process
-        with contextlib.suppress(OSError):
-            if waiting is None:
-                path.unlink(missing_ok=True)
-            else:
-                path.parent.mkdir(exist_ok=True)
-                credentials.write_private(path, msgspec.json.encode(waiting).decode())
-
-    def waiting(self, run: str) -> list[str]:
-        """What a run waits for now, in sentences."""
-        found = []
-        for path in sorted(self.waits.iterdir()) if self.waits.is_dir() else ():
-            with contextlib.suppress(OSError, msgspec.DecodeError):
-                waiting = msgspec.json.decode(path.read_bytes(), type=Waiting)
-                found += [waiting.sentence] if waiting.run == run else []
-        return list(dict.fromkeys(found))
 
     def make(self) -> None:
         """Make the directory, for its owner alone: passwords and gold lie in it."""

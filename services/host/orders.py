@@ -3,15 +3,17 @@
 import asyncio
 import contextlib
 import os
+import select
 import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from events import codec
 from events.codec import Event
-from events.errors import Misconfigured, TryAgain, Unavailable, UsageError, UserError
+from events.errors import Misconfigured, RunHalted, TryAgain, Unavailable, UsageError, UserError
 from events.fact import Fact
 from events.gold import AuditFinished
 from events.run import RunCancelled, RunFinished, RunPaused, RunResumed, RunStarted
@@ -19,18 +21,21 @@ from events.subjects import GOLD, LOG, run_of, subject
 from replay.report import Report, Reporter, add_vote, follow_gold
 from runtime.agents.providers import environment_variable, model_of, price_of_model, require_key
 from runtime.broker.accounts import OPERATOR
-from runtime.log.lineage import run_starts
+from runtime.log.lineage import run_start, run_starts
 from runtime.log.lookup import events_of_types
 from runtime.log.port import Log, Refused, append_once, readable
 from runtime.log.worker import now
 from runtime.run import budget as budgets
-from runtime.run.order import RunOrder, check_order, check_packages, with_ordered_verifier
+from runtime.run.order import LEVERS, RunOrder, check_order, check_packages, with_ordered_verifier
 from runtime.sandbox.choose import UNSANDBOXED
+from runtime.status import Status
+from services.host.best_answers import add_best_answers
 from services.host.capabilities import WORDS, missing_capabilities
-from services.host.closings import read_closing
+from services.host.closings import kept_closing
 from services.host.context import operator
-from services.host.node import Node, Running, owner_alone
+from services.host.node import Node, Running, is_on_this_host, owner_alone
 from services.host.sources import find_run
+from services.host.statuses import StatusBoard
 from tasks.loading import Task
 
 POLL_SECONDS = 0.2
@@ -52,12 +57,19 @@ class RunWatcher(Protocol):
         """These events were appended; called after each read of the log, also if there are none."""
 
     def say(self, sentence: str) -> None:
-        """The run waits for something, as this sentence says."""
+        """Something is wrong with the services, as this sentence says."""
+
+    def wait(self, seconds: float, statuses: Sequence[Status]) -> None:
+        """The last event came so many seconds ago, and this is what the services do; called after each read."""
 
 
-def check(order: RunOrder, node: Node) -> None:
-    """Raise what is wrong with an order, before anything is started for it."""
+def check(order: RunOrder, node: Node, announce: Callable[[str], None] = lambda sentence: None) -> Task:
+    """Raise what is wrong with an order, before anything is started for it; its task, with the verifier that is
+    ordered. `announce` is told what will not be as it was ordered.
+    """
     task = check_order(order)
+    if sentence := check_levers(order, task):
+        announce(sentence)
     running = node.running()
     if order.sandbox == "none" and running is not None and not running.unsandboxed:
         raise Misconfigured(
@@ -66,8 +78,27 @@ def check(order: RunOrder, node: Node) -> None:
             f"stop them with `evolog down --dir {node.directory}`, and order the run again."
         )
     check_agent(order, running)
-    check_judging(with_ordered_verifier(order, task), running, task)
-    check_packages(order, task, trained_here=running is None or _on_this_host(running))
+    ordered = with_ordered_verifier(order, task)
+    check_judging(ordered, running, task)
+    check_packages(order, task, trained_here=running is None or is_on_this_host(running))
+    return ordered
+
+
+def check_levers(order: RunOrder, task: Task) -> str:
+    """Which lever of an order nobody can pull, in a sentence; empty where each can be.
+
+    Raises `UsageError` where no lever can act, so that the run would end as it begins.
+    """
+    changes_nothing = order.search.strategy == "best_of_k" or order.generations == 0
+    if changes_nothing or model_of(order.agent) or "scaffold" not in LEVERS[order.levers] or task.edits():
+        return ""
+    why = (
+        f"task {task.name} has no catalogue.py with edits, and the agent `rules` writes no scaffold of its own: name a "
+        "language model with --agent, or write edits into a catalogue.py"
+    )
+    if LEVERS[order.levers] == ("scaffold",):
+        raise UsageError(f"No lever of this run can act: {why}; or order --levers weights.")
+    return f"Of the levers scaffold and weights, only weights can act: {why}."
 
 
 def check_agent(order: RunOrder, running: Running | None) -> None:
@@ -79,7 +110,7 @@ def check_agent(order: RunOrder, running: Running | None) -> None:
         return
     if running is None:
         require_key(model, os.environ)
-    elif model.provider not in running.providers and _on_this_host(running):
+    elif model.provider not in running.providers and is_on_this_host(running):
         raise Misconfigured(
             f"The services that are up have no key for {order.agent}: `evolog down`, "
             f"set {environment_variable(model.provider, 'API_KEY')}, and start again."
@@ -96,7 +127,7 @@ def check_judging(task: Task, running: Running | None, own: Task) -> None:
     """Raise `Misconfigured` for what the verifier needs and this host lacks, unless the services are elsewhere; `own`
     is the task with its own verifier.
     """
-    if running is not None and not _on_this_host(running):
+    if running is not None and not is_on_this_host(running):
         return
     if missing := missing_capabilities(task.needs):
         other = "name another verifier with --verifier"
@@ -110,16 +141,13 @@ def check_judging(task: Task, running: Running | None, own: Task) -> None:
         require_key(model, os.environ)
 
 
-def _on_this_host(running: Running) -> bool:
-    # a broker elsewhere may have its trainer and its agents elsewhere
-    return urlsplit(running.url).hostname == "127.0.0.1"
-
-
 class StartedServices:
     """Whether this process started the services of a directory, and is to stop them again."""
 
     def __init__(self, is_owner: bool) -> None:
         self.is_owner = is_owner
+        self.interrupted = False
+        """Whether they are to be stopped at the end though runs need them: whoever started them was told to stop."""
 
     def keep(self) -> None:
         """Leave them running."""
@@ -127,29 +155,71 @@ class StartedServices:
 
 
 @contextlib.contextmanager
-def services_up(node: Node, announce: Callable[[str], None]) -> Iterator[StartedServices]:
-    """Have the services of a directory up, started if they are not.
+def services_up(
+    node: Node,
+    announce: Callable[[str], None],
+    starting: Callable[[str], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+) -> Iterator[StartedServices]:
+    """Have the services of a directory up, started if they are not; `starting` hears that they are started or stopped,
+    while that lasts.
 
     Services that were started here are stopped at the end, unless an unfinished run needs them, which `announce` is
-    told in a sentence.
+    told in a sentence. After Ctrl-C, SIGTERM or SIGHUP, or once whoever read the output has gone, they are stopped
+    whatever needs them, within seconds; another Ctrl-C kills them.
     """
-    from services.host.supervisor import start_detached, stop
+    from services.host.supervisor import halt, start_detached, stop
 
     owner_alone()
     started = StartedServices(not node.alive())
-    if started.is_owner:
-        start_detached(node.directory)
-    try:
-        yield started
-    finally:
-        if started.is_owner and node.alive():
-            if unfinished := asyncio.run(_unfinished(node)):
-                announce(
-                    f"evolog: the services go on for {', '.join(unfinished)}, not finished; "
-                    f"`evolog down --dir {node.directory}` stops them."
-                )
-            else:
+    with _ended_by(signal.SIGTERM, signal.SIGHUP):
+        if started.is_owner:
+            with starting("starting the services"):
+                start_detached(node.directory)
+        try:
+            yield started
+        except (KeyboardInterrupt, BrokenPipeError, SystemExit):
+            started.interrupted = True
+            raise
+        except RunHalted:  # they know the key that was not accepted, and no other
+            if started.is_owner and node.alive() and len(asyncio.run(_unfinished(node))) == 1:
                 stop(node.directory)
+            raise
+        finally:
+            if started.is_owner and started.interrupted:
+                with contextlib.suppress(OSError, KeyboardInterrupt):  # nobody may be there to read it
+                    announce("evolog: stopping the services; Ctrl-C again kills them.")
+                halt(node.directory)
+            elif started.is_owner and node.alive():
+                if unfinished := asyncio.run(_unfinished(node)):
+                    announce(
+                        f"evolog: the services go on for {', '.join(unfinished)}, not finished; "
+                        f"`evolog down --dir {node.directory}` stops them."
+                    )
+                else:
+                    with starting("stopping the services"):
+                        stop(node.directory)
+
+
+@contextlib.contextmanager
+def _ended_by(*numbers: signal.Signals) -> Iterator[None]:
+    """Let these signals end the context as `sys.exit` does, with the code that shells give to their victims. One that
+    is ignored, as SIGHUP under `nohup`, stays so.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        del frame
+        sys.exit(128 + number)
+
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 async def _unfinished(node: Node) -> list[str]:
@@ -167,9 +237,11 @@ async def _unfinished(node: Node) -> list[str]:
 async def begin(node: Node, name: str, started: RunStarted, watcher: RunWatcher | None) -> Report | None:
     """Append the event that begins a run, and follow the run to the end of its audit.
 
-    None where the run goes on unwatched: without a watcher, or after Ctrl-C. Raises `Misconfigured` once a service that
-    the run waits for cannot work on this host, `UsageError` if there is a run of
-    that name, `TryAgain` if the event was refused, and `Unavailable` if the services have stopped meanwhile.
+    None where it is watched no more: without a watcher, or after Ctrl-C, SIGTERM or SIGHUP.
+
+    Raises `BrokenPipeError` once whoever read the output has gone, `Misconfigured` once a service that the run waits
+    for cannot work on this host, `UsageError` if there is a run of that name, `TryAgain` if the event was refused, and
+    `Unavailable` if the services have stopped meanwhile.
     """
     async with operator(node) as connection:
         log, gold = connection.log(LOG), connection.log(GOLD)
@@ -188,9 +260,10 @@ async def begin(node: Node, name: str, started: RunStarted, watcher: RunWatcher 
             if watcher is None:
                 return None
             watcher.begin(name, started)
-            report = await _follow(node, log, gold, name, started, gold_position, watcher, interrupted)
+            async with StatusBoard(connection) as board:
+                report = await _follow(node, log, gold, name, started, gold_position, watcher, interrupted, board)
             if report:
-                report.closing = await read_closing(connection, name)
+                report.closing = await kept_closing(connection, node, name)
             return report
 
 
@@ -198,11 +271,26 @@ async def begin(node: Node, name: str, started: RunStarted, watcher: RunWatcher 
 def _interrupts() -> Iterator[asyncio.Event]:
     interrupted = asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, interrupted.set)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    numbers = [number for number, handler in before.items() if number == signal.SIGINT or handler != signal.SIG_IGN]
+    for number in numbers:
+        loop.add_signal_handler(number, interrupted.set)
     try:
         yield interrupted
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
+        for number in numbers:
+            loop.remove_signal_handler(number)
+            signal.signal(number, before[number])
+
+
+def output_is_gone() -> bool:
+    """Whether nobody can read standard output any more, such as after `| head`."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+    except (AttributeError, OSError, ValueError):  # it is no file, as in tests, or there is none
+        return False
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 async def _follow(
@@ -214,21 +302,22 @@ async def _follow(
     gold_position: int,
     watcher: RunWatcher,
     interrupted: asyncio.Event,
+    board: StatusBoard,
 ) -> Report | None:
     reporter = Reporter(run)
-    said: list[str] = []
     troubles: set[str] = set()
-    last_read = time.monotonic()
-    while reporter.report.state != "audited":
+    last_read = last_event = time.monotonic()
+    while reporter.report.audit != "done":
         obstacles = list(running.troubles) if (running := node.running()) else []
         try:
             events = await reporter.follow(log)
             if watcher.counts_rollouts:
                 await reporter.count(log)
             gold_position = await follow_gold(gold, reporter, gold_position)
+            pauses = await events_of_types(log, run, [RunPaused, RunResumed])  # no decision comes after a pause
             last_read = time.monotonic()
         except Unavailable as wrong:
-            events = []
+            events, pauses = [], []
             if time.monotonic() - last_read > SAID_AFTER:
                 obstacles.append(f"The log cannot be read, which is tried again until it can: {wrong}")
             if not node.alive():
@@ -242,17 +331,26 @@ async def _follow(
                 watcher.say(sentence)
         troubles.update(obstacles)
         watcher.update(events, reporter)
-        waiting = node.waiting(run)
-        for sentence in waiting:
-            if sentence not in said:
-                watcher.say(sentence)
-        said = waiting
+        if events:
+            last_event = time.monotonic()
+        watcher.wait(time.monotonic() - last_event, board.statuses())
+        if output_is_gone():
+            raise BrokenPipeError
         if interrupted.is_set():
             return None
+        for asked in pauses[-1:]:
+            require_not_halted(run, asked.data)
         node.require_fit(run, started)
         await asyncio.sleep(POLL_SECONDS)
     await add_vote(log, reporter.report)
+    await asyncio.to_thread(add_best_answers, node.directory, reporter)
     return reporter.report
+
+
+def require_not_halted(run: str, fact: Fact) -> None:
+    """Raise `RunHalted` where a service has paused the run, with what the operator has to do."""
+    if isinstance(fact, RunPaused) and fact.by:
+        raise RunHalted(f"Run {run} is paused: {fact.reason} Then `evolog resume {run}` goes on with it.")
 
 
 async def pause(node: Node, name: str, reason: str) -> str:
@@ -267,6 +365,42 @@ async def pause(node: Node, name: str, reason: str) -> str:
         return RunPaused(number=1 + sum(isinstance(event.data, RunPaused) for event in asked), reason=reason)
 
     return await _append_request(node, name, paused)
+
+
+def resume_with_services(
+    node: Node,
+    name: str,
+    announce: Callable[[str], None],
+    starting: Callable[[str], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+) -> str:
+    """Let a paused run go on, with the services up; its full name.
+
+    Where a service has paused it, the services are started anew: what they lacked, such as a key, is in the environment
+    of this process. Raises as `resume`, and `Misconfigured` where it is not.
+    """
+    from services.host.supervisor import start_detached, stop
+
+    with services_up(node, announce, starting) as services:
+        agent = asyncio.run(_halted_agent(node, name))
+        running = node.running()
+        if agent is not None and not services.is_owner and running is not None and is_on_this_host(running):
+            if model := model_of(agent):
+                require_key(model, os.environ)
+            announce("The services are started anew, with the environment of this command.")
+            with starting("starting the services anew"):
+                stop(node.directory)
+                start_detached(node.directory)
+        return asyncio.run(resume(node, name))
+
+
+async def _halted_agent(node: Node, name: str) -> str | None:
+    """The agent of a run that a service has paused; None for any other run."""
+    async with operator(node) as connection:
+        log = connection.log(LOG)
+        run = await find_run(log, name)
+        asked = await events_of_types(log, run, [RunPaused, RunResumed])
+        last = asked[-1].data if asked else None
+        return (await run_start(log, run))[1].agent if isinstance(last, RunPaused) and last.by else None
 
 
 async def resume(node: Node, name: str) -> str:
@@ -295,8 +429,8 @@ async def cancel(node: Node, name: str, reason: str) -> str:
 
 
 def _is_paused(asked: Sequence[Event]) -> bool:
-    pauses = sum(isinstance(event.data, RunPaused) for event in asked)
-    return pauses > sum(isinstance(event.data, RunResumed) for event in asked)
+    last = [event.data for event in asked if isinstance(event.data, RunPaused | RunResumed)][-1:]
+    return any(isinstance(fact, RunPaused) for fact in last)
 
 
 async def _append_request(node: Node, name: str, request: Callable[[Sequence[Event]], Fact]) -> str:

@@ -22,6 +22,32 @@ sixth of what a run plays itself.
 """
 TRAINER_VARIABLE = "EVOLOG_TRAINER"
 ACCELERATE_VARIABLE = "EVOLOG_ACCELERATE"
+VARIABLES = frozenset(
+    {
+        IDLE_TIMEOUT_VARIABLE,
+        HOST_PATIENCE_VARIABLE,
+        SCORING_LIMIT_VARIABLE,
+        START_ATTEMPTS_VARIABLE,
+        TRAINER_VARIABLE,
+        ACCELERATE_VARIABLE,
+        "EVOLOG_ALLOW_UNSANDBOXED",
+        "EVOLOG_CGROUP",
+        "EVOLOG_CHECKPOINTING",
+        "EVOLOG_DIR",
+        "EVOLOG_ENGINE_URL",
+        "EVOLOG_EXECUTOR_JITTER",
+        "EVOLOG_LOG_LEVEL",
+        "EVOLOG_NATS_SERVER",
+        "EVOLOG_NATS_URL",
+        "EVOLOG_POLICY_URL",
+        "EVOLOG_PRICES",
+        "EVOLOG_READY_FD",
+        "EVOLOG_SANDBOX_ALLOW",
+    }
+)
+"""All variables of evolog that are read, but for those that set a command's flags. Another one is mistyped."""
+FOR_TESTS = "EVOLOG_TEST_"
+"""Begins the names of variables that tests give to their own programs."""
 DATA_PARALLEL = ("NO", "MULTI_CPU", "MULTI_GPU")
 """The ways of accelerate in which each process holds the whole model."""
 SPLIT = "FSDP"

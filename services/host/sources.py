@@ -14,15 +14,18 @@ import msgspec
 
 from events import subjects
 from events.errors import NotFound, UsageError, UserError
+from events.gold import AuditFinished
 from events.run import DecisionMade, RunFinished, RunStarted
 from events.subjects import GOLD, LOG
 from events.time import rfc3339
+from replay.best_answer import best_answers
 from replay.closing import closing
 from replay.exports import folder
 from replay.exports.contents import check_contents
 from replay.exports.folder import Manifest
 from replay.history import History, read_history
-from replay.report import Report, collect
+from replay.report import Report, Reporter, follow_both
+from replay.run_state import AuditWord, RunWord, audit_word, run_word
 from runtime.blobs.directory import Blobs
 from runtime.broker.accounts import BOOTSTRAP
 from runtime.broker.server import EmbeddedServer, end_left_over
@@ -31,7 +34,8 @@ from runtime.broker.streams import bootstrap
 from runtime.log.jetstream import Connection
 from runtime.log.lineage import firsts, run_starts
 from runtime.log.port import Log, Stored, readable
-from services.host.closings import read_closing
+from services.host.best_answers import add_best_answers
+from services.host.closings import kept_closing
 from services.host.context import operator
 from services.host.imports import find_export, imported_runs, matching_runs
 from services.host.node import Node, owner_alone
@@ -43,9 +47,8 @@ POLL_SECONDS = 0.1
 
 
 class ListedRun(msgspec.Struct, kw_only=True):
-    """One run in the list of a directory's runs.
-
-    `started` is RFC 3339 to the second; `state` is running, finished or imported.
+    """One run in the list of a directory's runs. `started` is RFC 3339 to the second; `reason` is why it ended, or why
+    it is paused.
     """
 
     run: str
@@ -53,14 +56,18 @@ class ListedRun(msgspec.Struct, kw_only=True):
     seed: int
     levers: tuple[str, ...]
     started: str
-    state: str
+    state: RunWord
+    audit: AuditWord
     decisions: int
     score: float | None
+    """Dev score of the candidate that it ended with, or else of the best so far."""
     reason: str
     strategy: str
     width: int
     owner: str
     """Of a child run: the run that it belongs to; else empty."""
+    imported: bool = False
+    """Whether it is here as files."""
 
 
 @contextlib.asynccontextmanager
@@ -169,20 +176,26 @@ def load_history(directory: Path, name: str) -> History:
 
 def load_report(directory: Path, name: str) -> Report:
     """The report of the run of that name, found as by `load_history`."""
-    if find_export(Node(directory), name) is not None:
+    node = Node(directory)
+    if find_export(node, name) is not None:
         run = load_history(directory, name)
-        report = asyncio.run(collect(run.log, run.gold_log, run.run))
-        report.closing = closing(run) if run.finished else None
-        return report
+        reporter = asyncio.run(follow_both(run.log, run.gold_log, run.run))
+        if reporter.report.graded:
+            reporter.put_best_answers(best_answers(run.events))
+        reporter.report.closing = closing(run) if run.finished else None
+        return reporter.report
 
-    async def read() -> Report:
-        async with open_logs(Node(directory)) as connection:
+    async def read() -> Reporter:
+        async with open_logs(node) as connection:
             log = connection.log(LOG)
-            report = await collect(log, connection.log(GOLD), await find_run(log, name))
-            report.closing = await read_closing(connection, report.run) if report.ended else None
-            return report
+            reporter = await follow_both(log, connection.log(GOLD), await find_run(log, name))
+            report = reporter.report
+            report.closing = await kept_closing(connection, node, report.run) if report.ended else None
+            return reporter
 
-    return asyncio.run(read())
+    reporter = asyncio.run(read())
+    add_best_answers(directory, reporter)
+    return reporter.report
 
 
 def list_runs(directory: Path) -> list[ListedRun]:
@@ -194,8 +207,9 @@ def list_runs(directory: Path) -> list[ListedRun]:
 
 
 async def _list_log(log: Log, gold: Log) -> list[ListedRun]:
-    del gold
     ends, heads = await firsts(log, RunFinished), await log.last([subjects.head("*")])
+    audits = await gold.last([subjects.subject(gold.stream, "*", "*", AuditFinished.tag())])
+    audited = {subjects.run_of(place) for place in audits}
     listed = []
     for run, stored in (await run_starts(log)).items():
         started = _fact(stored)
@@ -204,18 +218,25 @@ async def _list_log(log: Log, gold: Log) -> list[ListedRun]:
         end, head = (_fact(found) if found else None for found in (ends.get(run), heads.get(subjects.head(run))))
         finished = end if isinstance(end, RunFinished) else None
         decisions = head.number if isinstance(head, DecisionMade) else 0
-        listed.append(
-            _listed(run, started, rfc3339(stored.time), finished, decisions, "finished" if finished else "running")
-        )
+        one = _listed(run, started, rfc3339(stored.time), finished, decisions, audited=run in audited)
+        if finished is None:  # its pauses and the best so far take the run's decisions, which are few
+            reporter = Reporter(run)
+            await reporter.follow(log)
+            report = reporter.report
+            one.state, one.score, one.reason = report.state, report.score, report.reason
+        listed.append(one)
     return listed
 
 
 def _listed_export(name: str, manifest: Manifest) -> ListedRun:
-    return _listed(name, manifest.started, manifest.began, manifest.finished, manifest.decisions, "imported")
+    audited = manifest.closing is not None and manifest.closing.audit_ended
+    one = _listed(name, manifest.started, manifest.began, manifest.finished, manifest.decisions, audited=audited)
+    one.imported = True
+    return one
 
 
 def _listed(
-    run: str, started: RunStarted, began: str, finished: RunFinished | None, decisions: int, state: str
+    run: str, started: RunStarted, began: str, finished: RunFinished | None, decisions: int, *, audited: bool
 ) -> ListedRun:
     return ListedRun(
         run=run,
@@ -223,7 +244,8 @@ def _listed(
         seed=started.seed,
         levers=started.levers,
         started=began[:19] + "Z",
-        state=state,
+        state=run_word(finished, paused=False),
+        audit=audit_word(finished, audited=audited),
         decisions=decisions,
         score=finished.score if finished and finished.candidate else None,
         reason=finished.reason if finished else "",

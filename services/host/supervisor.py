@@ -45,10 +45,12 @@ UNFIT_PAUSE, LONGEST_UNFIT_PAUSE = 2.0, 30.0
 """The same for one that this host keeps from its work, until that is mended."""
 RECOVERED = 6.0
 """Seconds that a process must live for the pause to begin anew, and for its earlier ends to trouble nobody any more."""
-GRACE = 5.0
+GRACE = 2.0
 """Seconds from SIGTERM to SIGKILL."""
 START_LIMIT = 20.0
 STOP_LIMIT = 15.0
+HALT_LIMIT = 4.0
+"""Seconds after which a supervisor that was told to stop is killed, by `halt`."""
 READY_LIMIT = 5.0
 """Seconds that a service may take to be ready before the next one is started beside it."""
 
@@ -91,6 +93,11 @@ def to_stderr(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
+def to_log(sentence: str) -> None:
+    """Write a sentence to stderr as a line of a log."""
+    print(f"{datetime.now():%Y-%m-%d %H:%M:%S,%f}"[:-3], "INFO", sentence, file=sys.stderr, flush=True)
+
+
 async def supervise(
     directory: Path,
     *,
@@ -123,7 +130,6 @@ async def supervise(
     start_attempts()
     with node.hold(), children.reserve_port() as reserved:
         node.node_json.unlink(missing_ok=True)
-        shutil.rmtree(node.waits, ignore_errors=True)
         node.log_folder.mkdir(exist_ok=True)
         remove_left_over(node.work)
         loop = asyncio.get_running_loop()
@@ -432,6 +438,30 @@ def start_detached(
         ],
         setsid=True,
     )
+    try:
+        _wait_until_up(node, child, limit, log, log_size)
+    except (KeyboardInterrupt, SystemExit):
+        _end_child(child)
+        raise
+
+
+def _end_child(child: int) -> None:
+    """End a supervisor that is starting: in good order, and by force where that takes long or is interrupted."""
+    limit = time.monotonic() + HALT_LIMIT
+    try:
+        os.kill(child, signal.SIGTERM)
+        while time.monotonic() < limit:
+            if os.waitpid(child, os.WNOHANG)[0]:
+                return
+            time.sleep(0.02)
+    except ChildProcessError:
+        return
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+
+def _wait_until_up(node: Node, child: int, limit: float, log: Path, log_size: int) -> None:
     end = time.monotonic() + limit
     code: int | None = None
     while not node.alive():
@@ -450,6 +480,24 @@ def start_detached(
     if code is None and node.holder() != child:  # another came first; this one must not take over when that one ends
         os.kill(child, signal.SIGTERM)
         os.waitpid(child, 0)
+
+
+def halt(directory: Path) -> None:
+    """Stop what runs in a directory within `HALT_LIMIT` seconds, by force where it takes longer or Ctrl-C comes
+    meanwhile; nothing where nothing runs. What was recorded is safe.
+    """
+    node = Node(directory)
+    if (pid := node.holder()) is None:
+        return
+    try:
+        stop(directory, limit=HALT_LIMIT)
+    except NotFound:
+        return  # it has just ended
+    except (TryAgain, KeyboardInterrupt):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)  # the services and the broker end with it
+        while node.holder() == pid:
+            time.sleep(0.02)
 
 
 def stop(directory: Path, *, limit: float = STOP_LIMIT) -> None:

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+from services.host.hints import with_directory
+
 CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 with ESC, DEL, C1
     "\u00ad\u034f\u061c\u070f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff"
@@ -27,15 +29,23 @@ def one_line(text: str) -> str:
     return visible(text).replace("\n", "\\n")
 
 
-class VisibleStream:
-    """A stream for text that writes all of it as `visible`; `raw` is the stream beneath, for who writes escapes."""
+def shortened(text: str, most: int) -> str:
+    """The beginning of a text that is longer than `most`, and how much of it is left out."""
+    return text if len(text) <= most else f"{text[:most]}... and {len(text) - most:,} more characters"
 
-    def __init__(self, raw: TextIO) -> None:
-        self.raw = raw
+
+class VisibleStream:
+    """A stream for text that writes all of it as `visible`; `raw` is the stream beneath, for who writes escapes.
+
+    One of `sentences` for people repeats --dir in the commands that they name.
+    """
+
+    def __init__(self, raw: TextIO, *, sentences: bool = False) -> None:
+        self.raw, self.sentences = raw, sentences
 
     def write(self, text: str) -> int:
         """Write a text."""
-        return self.raw.write(visible(text))
+        return self.raw.write(visible(with_directory(text) if self.sentences else text))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.raw, name)
@@ -50,7 +60,7 @@ def raw(stream: "TextIO | VisibleStream") -> TextIO:
 def visible_output() -> Iterator[None]:
     """Let all that this process prints meanwhile be visible."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = VisibleStream(sys.stdout), VisibleStream(sys.stderr)
+    sys.stdout, sys.stderr = VisibleStream(sys.stdout), VisibleStream(sys.stderr, sentences=True)
     try:
         yield
     finally:

@@ -344,15 +344,17 @@ def _moment(flag: DriftFlagged) -> str:
 
 
 def _value(interval: Interval | None) -> str:
-    return "" if interval is None else f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+    if interval is None or interval.low >= interval.high:  # an interval of width 0 says nothing
+        return "" if interval is None else f"{interval.value:.3f}"
+    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def signed(interval: Interval | None) -> str:
-    """A difference with its interval, as text; empty for none."""
+    """A difference with its interval, as text; empty for none. An interval of width 0 says nothing, and is left out."""
     if interval is None:
         return ""
     value, low, high = (round(number, 3) + 0.0 for number in interval[:3])  # without the sign of a zero
-    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]" if interval.low < interval.high else f"{value:+.3f}"
 
 
 def _score(score: float) -> str:

@@ -5,10 +5,10 @@ import msgspec
 from events import codec
 from events.time import rfc3339
 from runtime.log.port import Stored
-from services.host.visible import one_line
+from services.host.visible import one_line, shortened
 
 WIDTH = 160
-"""Characters of an event that are shown."""
+"""Characters of an event that are shown; --json has all of it."""
 
 
 def message_line(stored: Stored) -> str:
@@ -21,8 +21,9 @@ def message_line(stored: Stored) -> str:
         reason = one_line(str(wrong))
         return f"{stored.sequence:>8}  {rfc3339(stored.time)[11:23]}  {stored.subject}  UNREADABLE: {reason}"
     text = msgspec.json.encode(event.data).decode()
-    short = text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."
-    return f"{stored.sequence:>8}  {rfc3339(stored.time)[11:23]}  {event.run}  {event.tag:<22}  {short}"
+    return (
+        f"{stored.sequence:>8}  {rfc3339(stored.time)[11:23]}  {event.run}  {event.tag:<22}  {shortened(text, WIDTH)}"
+    )
 
 
 def message_json(stored: Stored) -> str:

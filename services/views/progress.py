@@ -1,19 +1,20 @@
 """The console of a command, and the spinner or bar that it shows while it works."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.segment import Segment
 from rich.text import Text
 
 from services.host.visible import raw, visible
 
-WIDTH = 120
-"""Columns of a table where the output is no terminal."""
+UNBOUNDED = 100_000
+"""Columns of a table where the output is no terminal: as many as a row needs, so that a line is a row."""
 
 
 class VisibleConsole(Console):
@@ -26,6 +27,10 @@ class VisibleConsole(Console):
         super().__init__(file=raw(sys.stderr if stderr else sys.stdout), width=width, markup=False, emoji=False)
         self.stderr = stderr
 
+    def on_broken_pipe(self) -> None:
+        """Whoever read the output has gone: the command is to end as one that prints by other means."""
+        raise BrokenPipeError
+
     def render_str(self, text: str, **options: Any) -> Text:
         """A text as it is measured and laid out."""
         return super().render_str(visible(text), **options)
@@ -37,18 +42,22 @@ class VisibleConsole(Console):
 
 
 def stdout() -> Console:
-    """The console for tables."""
-    return VisibleConsole() if sys.stdout.isatty() else VisibleConsole(width=WIDTH)
+    """The console for tables: as wide as the terminal, or as COLUMNS says; in a pipe no row is wrapped or cut."""
+    return VisibleConsole() if sys.stdout.isatty() or "COLUMNS" in os.environ else VisibleConsole(width=UNBOUNDED)
 
 
 @contextlib.contextmanager
 def working(text: str) -> Iterator[Callable[[str], None]]:
-    """A spinner on stderr, with a function that changes its words; nothing where stderr is no terminal."""
+    """A spinner on stderr with the time so far, and a function that changes its words; nothing where stderr is no
+    terminal.
+    """
     if not sys.stderr.isatty():
         yield lambda words: None
         return
-    with VisibleConsole(stderr=True).status(Text(visible(text))) as status:
-        yield lambda words: status.update(Text(visible(words)))
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+    with Progress(*columns, console=VisibleConsole(stderr=True), transient=True) as progress:
+        task = progress.add_task(text, total=None)
+        yield lambda words: progress.update(task, description=words)
 
 
 @contextlib.contextmanager

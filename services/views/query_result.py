@@ -15,8 +15,12 @@ from events.errors import UsageError
 from replay.archive.projection import error_sentence
 from replay.archive.query import JSON_ENCODER, QueryResult
 from services.host.visible import visible
+from services.views.progress import UNBOUNDED, VisibleConsole, stdout
+from services.views.tables import LEAST_SENTENCE
 
 FORMATS = ("table", "json", "ndjson", "csv", "parquet")
+MOST_ROWS = 1000
+"""Rows of a table that are printed; a longer answer says how many it leaves out."""
 _NUMBERS = ("BIGINT", "INTEGER", "HUGEINT", "DOUBLE", "FLOAT", "DECIMAL")
 
 
@@ -53,6 +57,12 @@ def render(result: QueryResult, format: str, file: Path | None = None) -> None:
         sys.stdout.buffer.flush()
 
 
+def require_writable(format: str) -> None:
+    """Raise `UsageError` for a format whose bytes are nothing for a terminal, where that is what they would go to."""
+    if format == "parquet" and sys.stdout.isatty():
+        raise UsageError("Parquet is not printed on a terminal: write it to a file, as in `> result.parquet`.")
+
+
 def _objects(result: QueryResult) -> list[dict[str, Any]]:
     return [dict(zip(result.columns, row, strict=True)) for row in result.rows]
 
@@ -81,21 +91,47 @@ def _csv(result: QueryResult) -> bytes:
 
 def _table(result: QueryResult, *, to_terminal: bool) -> bytes:
     from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
-    from services.views.progress import VisibleConsole
-
-    table = Table(box=box.SIMPLE_HEAD)
-    for name, kind in zip(result.columns, result.types, strict=True):
-        table.add_column(Text(visible(name)), justify="right" if kind.startswith(_NUMBERS) else "left", overflow="fold")
-    for row in result.rows:
-        table.add_row(*(Text("NULL", style="dim") if value is None else Text(visible(_field(value))) for value in row))
-    console = VisibleConsole()
-    if not to_terminal or not console.is_terminal:
-        console.width = max(console.measure(table, options=console.options.update(width=1_000_000)).maximum, 1)
+    console = stdout() if to_terminal else VisibleConsole(width=UNBOUNDED)
+    names = [visible(name) for name in result.columns]
+    rows = [[None if value is None else visible(_field(value)) for value in row] for row in result.rows[:MOST_ROWS]]
+    cells = [[row[at] or "" for row in rows] for at in range(len(names))]
+    widths = [max(map(cell_len, [name, *column])) for name, column in zip(names, cells, strict=True)]
+    sentences = [any(" " in cell for cell in column) for column in cells]
+    least = [
+        min(width, LEAST_SENTENCE) if sentence else width for width, sentence in zip(widths, sentences, strict=True)
+    ]
     with console.capture() as text:
-        console.print(table)
+        if sum(least) + 3 * len(least) + 1 > console.width:
+            for number, row in enumerate(rows, 1):
+                console.print(f"row {number}", style="bold", highlight=False)
+                for name, value in zip(names, row, strict=True):
+                    shown = "NULL" if value is None else value
+                    console.print(f"  {name:<{max(map(len, names))}}  {shown}", soft_wrap=True, highlight=False)
+        else:
+            table = Table(box=box.SIMPLE_HEAD)
+            for at, kind in enumerate(result.types):
+                right = kind.startswith(_NUMBERS)
+                table.add_column(
+                    Text(names[at]),
+                    justify="right" if right else "left",
+                    overflow="fold",
+                    no_wrap=not sentences[at],
+                    min_width=least[at],
+                )
+            for row in rows:
+                table.add_row(*(Text("NULL", style="dim") if value is None else Text(value) for value in row))
+            console.print(table)
+        if (more := len(result.rows) - len(rows)) > 0:
+            console.print(
+                f"{more:,} of {len(result.rows):,} rows are left out: --format csv, json or ndjson has all, and LIMIT "
+                "asks for fewer.",
+                soft_wrap=True,
+                highlight=False,
+            )
     return text.get().encode()
 
 

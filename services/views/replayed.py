@@ -10,7 +10,7 @@ import msgspec
 from replay.closing import Closing
 from replay.replayer import DecisionDifference, ReplayResult
 from runtime.run.state import Candidate, Flight, RunState
-from services.host.visible import one_line
+from services.host.visible import one_line, shortened
 
 if TYPE_CHECKING:  # they come with tasks, policies and effects, which printing does not need
     from replay.perform import Performed
@@ -52,14 +52,20 @@ def _difference_lines(difference: DecisionDifference) -> list[str]:
     start = next(
         (index for index in range(shorter) if difference.recorded[index] != difference.decided[index]), shorter
     )
-    recorded, decided = (
-        text[max(0, start - AROUND) : start + AROUND] or "nothing" for text in (difference.recorded, difference.decided)
-    )
+    recorded, decided = (_around(text, start) for text in (difference.recorded, difference.decided))
     return [
         f"first difference at sequence {difference.sequence}: {difference.why}.",
         f"  recorded: {recorded}",
         f"  decided:  {decided}",
     ]
+
+
+def _around(text: str, start: int) -> str:
+    """The text around a place, and which part of it that is."""
+    first, last = max(0, start - AROUND), min(len(text), start + AROUND)
+    if (first, last) == (0, len(text)):
+        return text or "nothing"
+    return f"{text[first:last] or 'nothing more'} (characters {first + 1:,} to {last:,} of {len(text):,})"
 
 
 def state_lines(run: str, sequence: int, state: RunState) -> list[str]:
@@ -163,7 +169,7 @@ def _verifier_lines(swapped: "SwapReport") -> list[str]:
         return [*lines, "Nothing would have come out differently."]
     lines.append("such as")
     for one in swapped.examples:
-        answer = "no answer" if one.answer is None else f"{one.answer!r:.60}"
+        answer = "no answer" if one.answer is None else shortened(repr(one.answer), AROUND)
         lines.append(
             f"  {one.item} ({one.purpose}, sequence {one.sequence}), {answer}: {_number(one.recorded)} -> "
             f"{_number(one.now)}"

@@ -3,25 +3,44 @@
 import os
 import statistics
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 from rich.tree import Tree
 
 from algorithms.statistics import mean_interval
 from events.codec import Event
 from events.gold import GoldFailed, GoldScored
 from events.population import CandidateAccepted, CandidateKept, CandidateRejected
-from events.run import RunStarted
+from events.run import RunPaused, RunResumed, RunStarted
 from events.weights import AdapterPublished, WeightUpdateFailed
-from replay.report import BEST_OF_K, START_OF_K, VOTE_OF_K, Generation, Report, Reporter, cell_label, sort_cells
+from replay.best_answer import BestAnswer
+from replay.report import (
+    BEST_OF_K,
+    START_OF_K,
+    VOTE_OF_K,
+    Generation,
+    Report,
+    Reporter,
+    Spent,
+    cell_label,
+    sort_cells,
+)
+from replay.run_state import state_in_words
 from runtime.agents.providers import model_of, price_of_model
+from runtime.status import Status
+from services.host.hints import with_directory
 from services.host.visible import one_line, visible
 from services.views.progress import VisibleConsole
 from services.views.replayed import closing_lines
+from services.views.spent import bounds, money, scored, tokens
+from services.views.tables import Column, print_table
+from services.views.waiting import QUIET, QuietLines, quiet_line
 
 if TYPE_CHECKING:
     from services.host.sources import ListedRun
@@ -46,12 +65,11 @@ def confinement(profile: str) -> str:
 
 def generation_lines(row: Generation) -> list[str]:
     """A generation once it is judged: its change, score, cost and reason."""
-    score = "not scored" if row.score is None else f"dev {row.score:.4f} [{row.low:.4f}, {row.high:.4f}]"
+    score = "not scored" if row.score is None else f"dev {scored(row.score, row.low, row.high)}"
     failed = f", {row.failed} of {row.items} attempts failed" if row.failed else ""
     lines = [
         f"{row.generation:>3}  {row.lever:<8}  {score}  {row.standing}  {row.change}",
-        f"      cost: {row.rollouts:,} rollouts, {row.tokens:,} tokens, ${row.micro_usd / 1e6:.2f}, "
-        f"{row.seconds:.1f} s{failed}",
+        f"      cost: {row.rollouts:,} rollouts, {tokens(row)}, {money(row)}, {row.seconds:.1f} s{failed}",
     ]
     if row.parents != (row.generation - 1,) and row.parents:
         lines.append(f"      made from generation {' and '.join(map(str, row.parents))}")
@@ -96,6 +114,18 @@ def sampling_lines(masked_tokens: int, repeated: int) -> list[str]:
     return lines
 
 
+class RunBar(Progress):
+    """The bar of a run, with a line below it that says what the run waits for."""
+
+    waiting = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bar, and the line where there is one."""
+        yield self.make_tasks_table(self.tasks)
+        if self.waiting:
+            yield Text(visible(self.waiting))
+
+
 class LiveRun:
     """Shows a run as it goes on: lines on a console, and a bar of its rollouts on stderr where that is a terminal."""
 
@@ -109,7 +139,9 @@ class LiveRun:
             TextColumn("rollouts"),
             TimeElapsedColumn(),
         )
-        self._progress = Progress(*columns, console=VisibleConsole(stderr=True), transient=True)
+        self._progress = RunBar(*columns, console=VisibleConsole(stderr=True), transient=True)
+        self._quiet: QuietLines | None = None
+        self._run, self._paused = "", False
         self._bar = self._progress.add_task("", total=None)
 
     def __enter__(self) -> "LiveRun":
@@ -121,6 +153,7 @@ class LiveRun:
 
     def begin(self, run: str, started: RunStarted) -> None:
         """Print the run's first lines, and start the bar."""
+        self._run, self._quiet = run, QuietLines(run, replaced=self.counts_rollouts)
         self.console.print(head_line(run, started), soft_wrap=True, highlight=False)
         for name in filter(None, (started.agent, started.judge)):
             if (model := model_of(name)) and price_of_model(model, os.environ) is None:
@@ -135,18 +168,29 @@ class LiveRun:
         """Print a line."""
         # lines to a terminal go through the bar, which moves below them
         console = self._progress.console if self.counts_rollouts and self.console.stderr else self.console
-        console.print(one_line(sentence), soft_wrap=True, highlight=False)
+        console.print(one_line(with_directory(sentence)), soft_wrap=True, highlight=False)
+
+    def wait(self, seconds: float, statuses: Sequence[Status]) -> None:
+        """Say on stderr what the run waits for: below the bar, or in lines of their own."""
+        now = time.time()
+        for line in self._quiet.lines(seconds, statuses, now, paused=self._paused) if self._quiet else ():
+            self._progress.console.print(one_line(line), soft_wrap=True, highlight=False)
+        if self.counts_rollouts:
+            line = quiet_line(self._run, seconds, statuses, now, paused=self._paused)
+            self._progress.waiting = line if seconds >= QUIET else ""
 
     def update(self, events: Sequence[Event], reporter: Reporter) -> None:
         """Print the lines of these events, and move the bar."""
         for event in events:
+            if isinstance(event.data, RunPaused | RunResumed):
+                self._paused = isinstance(event.data, RunPaused)
             for line in event_lines(event, reporter):
                 self.say(line)
         if self.counts_rollouts:
             report = reporter.report
             row = report.generations[-1] if report.generations else None
             words = f"generation {row.generation}: {row.lever}" if row else ""
-            words = "the auditor scores test" if report.state == "finished" else words
+            words = "the auditor scores test" if report.audit == "under way" else words
             self._progress.update(self._bar, completed=reporter.done, total=max(1, report.rollouts), description=words)
 
 
@@ -161,77 +205,120 @@ def why_failed(report: Report) -> str:
 
 
 def show_report(console: Console, report: Report) -> None:
-    """Print a run: its generations, and the auditor's scores where there are some."""
+    """Print a run: how far it is and why it ended, its generations, and the auditor's scores where there are some."""
+
+    def say(line: str) -> None:
+        console.print(one_line(with_directory(line)), soft_wrap=True, highlight=False)
+
+    say(f"{report.run}: {report.task}, seed {report.seed}: {state_in_words(report.state, report.audit)}")
+    match report.state:
+        case "paused":
+            say(f"paused: {report.reason or 'without a reason'}; `evolog resume {report.run}` lets it go on")
+        case "failed":
+            say(f"ended: {why_failed(report)}")
+        case _ if report.ended:
+            say(f"ended: {report.reason}")
+    if not report.ended and report.score is not None:
+        say(f"best so far: dev {report.score:.4f}")
     if report.owner:
-        console.print(f"{report.run} belongs to run {report.owner}, and is ended with it.", soft_wrap=True)
+        say(f"it belongs to run {report.owner}, and is ended with it")
+    if report.parent:
+        past = [row.generation for row in report.generations if row.inherited]
+        shared = f", whose generations up to {past[-1]} are above its own" if past else ""
+        say(f"forked from {report.parent}{shared}")
     generations_table(console, report)
     if report.strategy not in ("", "chain", "best_of_k"):
         console.print(lineage_tree(report))
     for row in report.generations:
         for line in sampling_lines(row.masked_tokens, row.repeated):
-            console.print(f"generation {row.generation}: {line}", soft_wrap=True, highlight=False)
-    print_vote(console, report)
+            say(f"generation {row.generation}: {line}")
     if report.cells:
-        final_table(console, report)
-    elif report.closing:
-        console.print("\n".join(closing_lines(report.closing)), soft_wrap=True, highlight=False)
+        _auditors_table(console, report)
+    else:
+        print_vote(console, report)
+        for line in (*best_answer_lines(report), *cost_lines(report)):
+            say(line)
+        if report.closing:
+            console.print("\n".join(closing_lines(report.closing)), soft_wrap=True, highlight=False)
     if report.set_aside:
-        console.print(
-            f'{report.set_aside} messages could not be read and were set aside: evolog sql "from event_set_aside"',
-            soft_wrap=True,
-        )
+        say(f'{report.set_aside} messages could not be read and were set aside: `evolog sql "from event_set_aside"`')
+
+
+RUNS = (
+    Column("run"),
+    Column("belongs to", drop=8),
+    Column("task", drop=1),
+    Column("state"),
+    Column("audit", drop=2),
+    Column("dev", right=True),
+    Column("started", drop=3),
+    Column("levers", drop=4),
+    Column("seed", drop=5, right=True),
+    Column("why it ended", drop=6, sentence=True),
+    Column("search", drop=7),
+    Column("decisions", drop=9, right=True),
+)
+"""The columns of the list of runs."""
 
 
 def runs_table(console: Console, runs: "Sequence[ListedRun]") -> None:
     """Print a row for each run of a directory."""
-    table = Table()
-    for column in (
-        "run",
-        "task",
-        "seed",
-        "levers",
-        "search",
-        "started",
-        "state",
-        "decisions",
-        "dev",
-        "why it ended",
-    ):
-        table.add_column(column, overflow="fold")
-    for row in runs:
-        score = "" if row.score is None else f"{row.score:.4f}"
-        table.add_row(
-            f"{row.run}, of {row.owner}" if row.owner else row.run,
-            row.task,
-            str(row.seed),
-            "+".join(row.levers),
-            row.strategy if row.width == 1 else f"{row.strategy} x{row.width}",
+    rows = [
+        (
+            row.run,
+            row.owner,
+            row.task.rstrip("/").rpartition("/")[2],
+            f"{row.state} (imported)" if row.imported else row.state,
+            row.audit,
+            "" if row.score is None else f"{row.score:.4f}",
             row.started,
-            row.state,
-            str(row.decisions),
-            score,
+            "+".join(row.levers),
+            str(row.seed),
             row.reason,
+            row.strategy if row.width == 1 else f"{row.strategy} x{row.width}",
+            str(row.decisions),
         )
-    console.print(table)
+        for row in runs
+    ]
+    print_table(console, RUNS, rows)
+
+
+FINAL = (
+    Column("what", sentence=True, least=24),
+    Column("dev", drop=1, right=True),
+    Column("dev 95 %", drop=3, right=True),
+    Column("test", right=True),
+    Column("test 95 %", drop=2, right=True),
+    Column("rollouts", drop=4, right=True),
+)
+"""The columns of the auditor's table."""
 
 
 def final_table(console: Console, report: Report) -> None:
     """Print the auditor's scores by cell, the model's part in them, and the run's cost."""
-    table = Table(title=f"{report.run}: {report.reason}", title_justify="left", caption_justify="left")
-    table.add_column("what", overflow="fold")
-    for column in ("dev", "dev 95 %", "test", "test 95 %", "rollouts"):
-        table.add_column(column, justify="right", no_wrap=True)
+    console.print(f"{report.run}: {report.reason}", soft_wrap=True, highlight=False)
+    _auditors_table(console, report)
+
+
+def _auditors_table(console: Console, report: Report) -> None:
     names: dict[str, dict[str, GoldScored]] = {}
     for cell in sort_cells(report.cells):
         names.setdefault(cell.cell, {})[cell.split] = cell
     spent = rollouts_spent(report)
+    rows = []
     for name, splits in names.items():
         row = [cell_label(name, report)]
         for split in ("dev", "test"):
-            scored = splits.get(split)
-            row += [f"{scored.score:.4f}", f"[{scored.low:.4f}, {scored.high:.4f}]"] if scored else ["-", "-"]
-        table.add_row(*row, f"{spent[name]:,}" if name in spent else "-")
-    console.print(table)
+            found = splits.get(split)
+            row += [f"{found.score:.4f}", bounds(found.low, found.high) or "-"] if found else ["-", "-"]
+        rows.append([*row, f"{spent[name]:,}" if name in spent else "-"])
+    print_table(console, FINAL, rows)
+    if any(not bounds(cell.low, cell.high) for cell in report.cells):
+        console.print(
+            "95 % -: each item has the same reward there, which says nothing of how far it would vary.",
+            soft_wrap=True,
+            highlight=False,
+        )
     print_vote(console, report)
     audit = sum(cell.rollouts for cell in report.cells)
     console.print(
@@ -246,15 +333,53 @@ def final_table(console: Console, report: Report) -> None:
         console.print(_failed_line(report, failed), soft_wrap=True)
     if report.score is not None:
         console.print(verdict_on_the_model(report), soft_wrap=True, highlight=False)
-    console.print(
-        f"{report.rollouts:,} rollouts, {report.tokens:,} tokens, ${report.micro_usd / 1e6:.2f}, "
-        f"{report.seconds:.0f} s; "
-        f"scaffolds ran {confinement(report.sandbox)}.",
-        soft_wrap=True,
-        highlight=False,
-    )
+    for line in (*best_answer_lines(report), *cost_lines(report)):
+        console.print(one_line(with_directory(line)), soft_wrap=True, highlight=False)
     if report.closing:
         console.print("\n".join(closing_lines(report.closing)), soft_wrap=True, highlight=False)
+
+
+def best_answer_lines(report: Report) -> list[str]:
+    """The best answer that a run with graded rewards met: its reward, where it was met, and its gold where that is
+    known; and where it has none, the best answer to dev with its gold.
+    """
+    if not report.graded:
+        return []
+    if not report.best_answers:
+        return [f"best answer found: not known, {report.best_answers_missing}"] if report.best_answers_missing else []
+    best, *on_dev = report.best_answers
+    lines = [f"best answer found: {_answer_in_words(best)}"]
+    lines += [f"best answer to dev: {_answer_in_words(one)}" for one in on_dev if best.by_gold is None]
+    if best.answer is not None:
+        lines.append(f"  it is in `evolog sql \"SELECT answer FROM best_answers WHERE run = '{report.run}'\"`")
+    return lines
+
+
+def _answer_in_words(answer: BestAnswer) -> str:
+    gold = "gold has not scored it" if answer.by_gold is None else f"gold {answer.by_gold:.4f}"
+    return (
+        f"reward {answer.reward:.4f}, {gold}; generation {answer.generation}, {answer.purpose} item {answer.item}, "
+        f"attempt {answer.attempt}"
+    )
+
+
+def cost_lines(report: Report) -> list[str]:
+    """What the run cost, in one line; of a fork what it spent itself and what it inherited; and what no row has."""
+    own, said = report.own, []
+    confined = f"scaffolds ran {confinement(report.sandbox)}"
+    so_far = "" if report.ended else " so far, without the calls of the policy in generations under way"
+    cost = f"{own.rollouts:,} rollouts, {tokens(own)}, {money(own)}{so_far}"
+    if report.inherited is None:
+        said.append(f"{cost}, {report.seconds:.0f} s; {confined}." if report.ended else f"{cost}; {confined}.")
+    else:
+        past = report.inherited
+        inherited = f"{past.rollouts:,} rollouts, {tokens(past)}, {money(past)}"
+        said.append(f"{cost}, of its own; {inherited} inherited, which its parent counts too; {confined}.")
+    if report.ended and (left := report.tokens - sum(row.tokens for row in report.generations)) > 0:
+        micro_usd = report.micro_usd - sum(row.micro_usd for row in report.generations)
+        rest = Spent(tokens=left, micro_usd=max(0, micro_usd))
+        said.append(f"of these {tokens(rest)}, {money(rest)} belong to no generation above, such as a last question.")
+    return said
 
 
 def rollouts_spent(report: Report) -> dict[str, int]:
@@ -315,26 +440,44 @@ def verdict_on_the_model(report: Report) -> str:
     )
 
 
+GENERATIONS = (
+    Column("gen", right=True),
+    Column("from", drop=5, right=True),
+    Column("lever"),
+    Column("change", drop=1, sentence=True),
+    Column("dev", right=True),
+    Column("95 %", drop=3),
+    Column("accepted", sentence=True, least=10),
+    Column("rollouts", drop=4, right=True),
+    Column("tokens", drop=6, right=True),
+    Column("cost", drop=2, right=True),
+    Column("seconds", drop=7, right=True),
+)
+"""The columns of a run's generations."""
+
+
 def generations_table(console: Console, report: Report) -> None:
     """One row a generation, as `evolog show` prints it."""
-    table = Table(title=f"{report.run}: {report.task}, seed {report.seed}, {report.state}", title_justify="left")
-    numbers = ("gen", "from", "dev", "rollouts", "seconds")
-    for column in ("gen", "from", "lever", "change", "dev", "95 %", "accepted", "rollouts", "seconds"):
-        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    rows = []
+    paid = any(row.micro_usd or row.unpriced for row in report.generations)
     for row in report.generations:
-        score = ("", "") if row.score is None else (f"{row.score:.4f}", f"[{row.low:.4f}, {row.high:.4f}]")
-        accepted = "yes" if row.accepted else "kept" if row.standing == "kept" else row.verdict or "..."
-        table.add_row(
-            str(row.generation),
-            "+".join(map(str, row.parents)),
-            row.lever,
-            row.change,
-            *score,
-            accepted,
-            f"{row.rollouts:,}",
-            f"{row.seconds:.1f}",
+        score = ("", "") if row.score is None else (f"{row.score:.4f}", bounds(row.low, row.high))
+        told = "not reported" if row.unreported and not row.tokens else f"{row.tokens:,}"
+        rows.append(
+            (
+                str(row.generation),
+                "+".join(map(str, row.parents)),
+                row.lever,
+                row.change,
+                *score,
+                "yes" if row.accepted else "kept" if row.standing == "kept" else row.verdict or "...",
+                f"{row.rollouts:,}",
+                f"{told}, {row.unreported} not" if row.unreported and row.tokens else told,
+                money(row) if paid else "",
+                f"{row.seconds:.1f}",
+            )
         )
-    console.print(table)
+    print_table(console, GENERATIONS, rows)
 
 
 def lineage_tree(report: Report) -> Tree:
@@ -362,7 +505,7 @@ def print_vote(console: Console, report: Report) -> None:
         attempts = f"the attempts of generation {best.generation}"
         rows.append(("train-selected", best.score, best.low or 0.0, best.high or 0.0, attempts))
     for name, score, low, high, what in rows:
-        console.print(f"{name}: dev {score:.4f} [{low:.4f}, {high:.4f}], {what}", soft_wrap=True, highlight=False)
+        console.print(f"{name}: dev {scored(score, low, high)}, {what}", soft_wrap=True, highlight=False)
 
 
 def ablation_table(console: Console, reports: Sequence[Report]) -> None:
@@ -396,10 +539,7 @@ def ablation_table(console: Console, reports: Sequence[Report]) -> None:
                     add(label, "rollouts", cell.items * cell.attempts)
         add(levers, "rollouts", report.rollouts)
     for label, values in rows.items():
-        cells = [
-            "{:.4f} ± {:.4f}".format(*mean_interval(values[split])) if split in values else "-"
-            for split in ("dev", "test")
-        ]
+        cells = [_mean_in_words(values[split]) if split in values else "-" for split in ("dev", "test")]
         rollouts = f"{statistics.fmean(values['rollouts']):,.0f}" if "rollouts" in values else "-"
         table.add_row(label, *cells, rollouts, str(max(len(values.get(split, [])) for split in ("dev", "test"))))
     console.print(table)
@@ -408,6 +548,12 @@ def ablation_table(console: Console, reports: Sequence[Report]) -> None:
         for line in (more_attempts(report), *unplayed):
             if line:
                 console.print(f"{report.run}: {line}", soft_wrap=True, highlight=False)
+
+
+def _mean_in_words(values: Sequence[float]) -> str:
+    """The mean over seeds, with its interval where they differ."""
+    mean, half = mean_interval(values)
+    return f"{mean:.4f} ± {half:.4f}" if half else f"{mean:.4f}"
 
 
 def again_scores(report: Report) -> list[tuple[str, float | None]]:

@@ -12,6 +12,7 @@ from algorithms.statistics import (
     elected,
     group_statistics,
     guesses_agree,
+    is_share,
     largest_by_chance,
     magnitude,
     mcnemar,
@@ -182,3 +183,10 @@ def test_more_failures_than_before_by_fishers_exact_test() -> None:
     """
     assert more_failures(2, 3, 0, 3) == pytest.approx(3 / 15)
     assert more_failures(0, 3, 2, 3) == 1
+
+
+def test_a_share_of_right_answers_is_told_from_a_mean_of_graded_rewards() -> None:
+    """By the interval: three of four right, and .75 four times, have the same mean."""
+    assert is_share(mean_reward([1.0, 1.0, 1.0, 0.0]), 4) and is_share(mean_reward([0.0] * 7), 7)
+    assert not is_share(mean_reward([0.75] * 4), 4) and not is_share(mean_reward([0.5, 1.0, 1.0, 0.5]), 4)
+    assert not is_share(mean_reward([2.0, 0.0]), 2) and not is_share(mean_reward([-1.0, 0.0]), 2)

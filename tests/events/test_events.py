@@ -44,6 +44,7 @@ WIRE: dict[str, type[Fact]] = {
     "feedback_requested": choice.FeedbackRequested,
     "context_assembled": choice.ContextAssembled,
     "agent_called": choice.AgentCalled,
+    "trial_finished": choice.TrialFinished,
     "lever_chosen": choice.LeverChosen,
     "scaffold_requested": change.ScaffoldRequested,
     "scaffold_proposed": change.ScaffoldProposed,

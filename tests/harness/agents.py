@@ -14,10 +14,13 @@ from runtime.agents.context import ShownAttempt, ShownCall
 from runtime.agents.conversation import ModelRequest, ModelTurn, ToolCall, Usage
 from runtime.agents.endings import ChildRunLimits, Inspector
 from runtime.agents.feedback import FeedbackInput, Library, Table, advise
+from runtime.agents.meta import write_first
 from runtime.agents.prices import Price
 from runtime.agents.providers import CallResult, LanguageModel, ModelClient
 from runtime.agents.session import AgentSession, UnfitRequest
+from runtime.agents.trials import Workbench
 from runtime.blobs.directory import Blobs
+from tasks.contract import Public
 from tasks.loading import load
 from tests.harness import paths
 
@@ -123,6 +126,7 @@ class AgentHarness:
         self.history: list[Event] = []
         self.library: dict[str, Any] = {}
         self.child_runs: ChildRunLimits | None = None
+        self.workbench: Workbench | None = None
         self.record: Callable[[Fact], Fact | None] = self.facts.append
         self.queries: list[str] = []
 
@@ -146,9 +150,20 @@ class AgentHarness:
             requested, "The task.", {"pass_at_1": 0.5}, "3 generations left.", self.history, self.child_runs
         )
         library = Library(
-            self.attempts, {"far": shown_attempt(99)}.get, self.query, {"agent.py": ANSWER}, **self.library
+            self.attempts,
+            {"far": shown_attempt(99)}.get,
+            self.query,
+            {"agent.py": ANSWER},
+            workbench=self.workbench,
+            **self.library,
         )
         return advise(self.session, context, library, self.inspector(), self.record)
+
+    def first(self, *, must_change: bool = False, public: Public = PUBLIC, examples: int = 4) -> list[Fact]:
+        """The facts that end the Meta-Agent's conversation."""
+        library = Library((), lambda id: None, self.query, {"agent.py": ANSWER}, workbench=self.workbench)
+        inspector = self.inspector(must_change=must_change)
+        return write_first(self.session, "Name the trade.", library, inspector, self.record, public, examples)
 
     def calls(self) -> list[AgentCalled]:
         """The calls that were recorded."""

@@ -206,7 +206,7 @@ class FaultyDelivery:
 
     def __init__(self, life: Life, consumer: Consumer, stored: Stored) -> None:
         self._life, self._consumer, self.stored = life, consumer, stored
-        self.handle = str(stored.sequence)
+        self.handle, self.pending = str(stored.sequence), 0
 
     async def ack(self) -> None:
         """As `Delivery.ack`."""

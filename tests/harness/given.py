@@ -19,7 +19,7 @@ from events.change import (
     ScaffoldRequested,
     WeightUpdateRequested,
 )
-from events.choice import AgentCalled, ContextAssembled, FeedbackRequested, LeverChosen
+from events.choice import AgentCalled, ContextAssembled, FeedbackRequested, LeverChosen, TrialFinished
 from events.fact import Fact
 from events.judgement import LabelEstimated, ScoringFailed, TrajectoryScored
 from events.population import ArtefactPublished, CandidateAccepted
@@ -223,7 +223,7 @@ class KnownFacts:
         match fact:
             case ChildRunFinished(generation=generation, child=child):
                 return None if self.children.get(generation) == child else f"nobody ordered the run {child!r} there"
-            case AgentCalled() | ContextAssembled() | ArtefactPublished():
+            case AgentCalled() | ContextAssembled() | TrialFinished() | ArtefactPublished():
                 generation = fact.generation
                 waiting = generation in self.levers and generation not in self.answered
                 return None if waiting else f"no agent was asked for generation {generation}, or it has answered"

@@ -22,7 +22,7 @@ from events.change import (
     ScaffoldRequested,
     WeightUpdateRequested,
 )
-from events.choice import AgentCalled, FeedbackRequested, LeverChosen, ParentSelected
+from events.choice import AgentCalled, FeedbackRequested, LeverChosen, ParentSelected, TrialFinished
 from events.codec import Event
 from events.fact import Fact
 from events.gold import AuditFinished
@@ -171,8 +171,11 @@ def budget_is_kept(events: Iterable[Event]) -> None:
         for event in of:
             match event.data:
                 case ModelCalled() | AgentCalled() as called:
-                    tokens += called.prompt_tokens + called.completion_tokens
+                    tokens += (called.prompt_tokens or 0) + (called.completion_tokens or 0)
                     micro_usd += called.micro_usd or 0
+                case TrialFinished() as trial:
+                    planned += trial.rollouts
+                    tokens += trial.prompt_tokens + trial.completion_tokens
                 case RolloutsRequested() as requested:
                     planned += len(requested.items) * requested.attempts
                 case ChildRunFinished(rollouts=rollouts):
@@ -510,11 +513,13 @@ def _counts_once(run: str, events: Sequence[Event]) -> None:
             f"The score of run {run}, generation {of.generation}, is {of.score}; recorded is {mean}."
         )
     counting = _until_the_end(events) if _cut_short(events) else events
-    called = [*_facts(counting, ModelCalled), *_facts(counting, AgentCalled)]
+    called = [*_facts(counting, ModelCalled), *_facts(counting, AgentCalled), *_facts(counting, TrialFinished)]
     children = _facts(counting, ChildRunFinished)
+    others = [*children, *_facts(counting, TrialFinished)]
     totals = (
-        sum(len(asked.items) * asked.attempts for asked in requests.values()) + sum(of.rollouts for of in children),
-        sum(call.prompt_tokens + call.completion_tokens for call in called) + sum(of.tokens for of in children),
+        sum(len(asked.items) * asked.attempts for asked in requests.values()) + sum(of.rollouts for of in others),
+        sum((call.prompt_tokens or 0) + (call.completion_tokens or 0) for call in called)
+        + sum(of.tokens for of in children),
         sum(call.micro_usd or 0 for call in called) + sum(of.micro_usd for of in children),
     )
     for finished in _facts(events, RunFinished):

@@ -4,11 +4,25 @@ or whole.
 
 import json
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from services.host.preflight import SYSTEM
 
 PATHS = {"/v1/messages": "anthropic", "/v1/chat/completions": "openai"}
+
+
+Shape = Literal["openai", "one index", "no index", "repeated name", "changing ids", "no ids", "split name", "whole"]
+"""The ways in which servers that are compatible with OpenAI stream tool calls.
+
+`openai`: the name and id once, then the arguments in pieces, each call under an index of its own.
+`one index`: each call whole, all under index 0 (Ollama); `whole`: each call whole, under its index.
+`no index`: as `openai`, without an index. `no ids`: as `openai`, without an id, and an index of 0 throughout.
+`repeated name`: the name and the id in each fragment. `changing ids`: the name in each fragment, with another id.
+`split name`: the name comes in two pieces.
+"""
 
 
 class Say(NamedTuple):
@@ -17,11 +31,23 @@ class Say(NamedTuple):
     text: str = ""
     calls: tuple[tuple[str, Any], ...] = ()
     stop: str = ""
-    """`refusal` or `length`, in the provider's own word; by default what fits the answer."""
+    """`refusal` or `length`, which stand for the provider's own word, or any other word as it is; by default what fits
+    the answer.
+    """
     cut: bool = False
     """Whether the connection is cut in the middle."""
     prompt: int = 1000
     completion: int = 50
+    cached: int = 0
+    """Tokens of the prompt that the server's cache held."""
+    usage: bool = True
+    """Whether the server says what it used."""
+    thinking: str = ""
+    """What the model thinks before it answers: Anthropic's block with a signature, else `reasoning_content`."""
+    shape: Shape = "openai"
+    """How a compatible server streams its tool calls."""
+    delay: float = 0.0
+    """Seconds before the answer begins."""
 
 
 class Fail(NamedTuple):
@@ -39,11 +65,17 @@ class InStream(NamedTuple):
     kind: str = "overloaded_error"
 
 
+class Page(NamedTuple):
+    """A page in HTML, as a wrong address or a proxy gives, with status 200."""
+
+    text: str = "<!doctype html><title>Welcome</title>"
+
+
 class Stall(NamedTuple):
     """No answer, until whoever asked has gone; `LlmServer.stalled` is set meanwhile."""
 
 
-Step = Say | Fail | InStream | Stall
+Step = Say | Fail | InStream | Page | Stall
 
 
 def call(tool: str, **arguments: Any) -> Say:
@@ -52,11 +84,16 @@ def call(tool: str, **arguments: Any) -> Say:
 
 
 class LlmServer:
-    """Runs while it is entered. Steps come one for each request, from one list or from a list for each provider."""
+    """Runs while it is entered. Steps come one for each request, from one list or from a list for each provider.
+
+    The question that comes before a run is answered by `preflight`, and is none of the requests.
+    """
 
     KEY = "sk-test-0123456789abcdef"
 
-    def __init__(self, script: Sequence[Step] | Mapping[str, Sequence[Step]]) -> None:
+    def __init__(
+        self, script: Sequence[Step] | Mapping[str, Sequence[Step]], *, preflight: Step = Say("ready")
+    ) -> None:
         lists = script if isinstance(script, Mapping) else dict.fromkeys(PATHS.values(), script)
         self._steps = {provider: iter(steps) for provider, steps in lists.items()}
         self.requests: list[dict[str, Any]] = []
@@ -71,6 +108,10 @@ class LlmServer:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 provider = PATHS[self.path.split("?")[0]]
+                if SYSTEM in json.dumps(body):
+                    assert not isinstance(preflight, Stall)
+                    _answer(self, provider, preflight, body)
+                    return
                 with server._lock:
                     server.requests.append(body)
                     server.headers.append({name.lower(): value for name, value in self.headers.items()})
@@ -111,7 +152,17 @@ class LlmServer:
         }
 
 
-def _answer(handler: BaseHTTPRequestHandler, provider: str, step: Say | Fail | InStream, body: dict[str, Any]) -> None:
+def _answer(
+    handler: BaseHTTPRequestHandler, provider: str, step: Say | Fail | InStream | Page, body: dict[str, Any]
+) -> None:
+    if isinstance(step, Page):
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/html; charset=utf-8")
+        handler.end_headers()
+        handler.wfile.write(step.text.encode())
+        return
+    if isinstance(step, Say) and step.delay:
+        time.sleep(step.delay)
     if isinstance(step, Fail):
         error = {"type": "error", "error": {"type": "scripted", "message": step.message}}
         payload = json.dumps(error).encode()
@@ -153,15 +204,28 @@ def _anthropic(step: Say | InStream) -> Iterator[bytes]:
     def event(kind: str, **data: Any) -> bytes:
         return f"event: {kind}\ndata: {json.dumps({'type': kind, **data})}\n\n".encode()
 
-    prompt = step.prompt if isinstance(step, Say) else 1000
+    said = step if isinstance(step, Say) else Say()
     message: dict[str, Any] = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m"}
-    message |= {"content": [], "stop_reason": None, "usage": {"input_tokens": prompt, "output_tokens": 1}}
+    usage = {
+        "input_tokens": said.prompt - said.cached,
+        "output_tokens": 1,
+        **({"cache_read_input_tokens": said.cached, "cache_creation_input_tokens": 0} if said.cached else {}),
+    }
+    message |= {"content": [], "stop_reason": None, **({"usage": usage} if said.usage else {})}
     yield event("message_start", message=message)
     yield event("ping")
     if isinstance(step, InStream):
         yield event("error", error={"type": step.kind, "message": "scripted"})
         return
     index = 0
+    if step.thinking:
+        yield event("content_block_start", index=index, content_block=_thought("", ""))
+        for piece in _pieces(step.thinking):
+            yield event("content_block_delta", index=index, delta={"type": "thinking_delta", "thinking": piece})
+        signed = {"type": "signature_delta", "signature": f"signed:{step.thinking[:9]}"}
+        yield event("content_block_delta", index=index, delta=signed)
+        yield event("content_block_stop", index=index)
+        index += 1
     if step.text:
         yield event("content_block_start", index=index, content_block={"type": "text", "text": ""})
         for piece in _pieces(step.text):
@@ -178,11 +242,18 @@ def _anthropic(step: Say | InStream) -> Iterator[bytes]:
             yield event("content_block_delta", index=index, delta={"type": "input_json_delta", "partial_json": piece})
         yield event("content_block_stop", index=index)
         index += 1
-    stop = {"refusal": "refusal", "length": "max_tokens", "": "tool_use" if step.calls else "end_turn"}[step.stop]
+    words = {"refusal": "refusal", "length": "max_tokens", "": "tool_use" if step.calls else "end_turn"}
+    stop = words.get(step.stop, step.stop)
     yield event(
-        "message_delta", delta={"stop_reason": stop, "stop_sequence": None}, usage={"output_tokens": step.completion}
+        "message_delta",
+        delta={"stop_reason": stop, "stop_sequence": None},
+        **({"usage": {"output_tokens": step.completion}} if step.usage else {}),
     )
     yield event("message_stop")
+
+
+def _thought(thinking: str, signature: str) -> dict[str, str]:
+    return {"type": "thinking", "thinking": thinking, "signature": signature}
 
 
 def _openai(step: Say | InStream) -> Iterator[bytes]:
@@ -195,31 +266,51 @@ def _openai(step: Say | InStream) -> Iterator[bytes]:
     if isinstance(step, InStream):
         yield f"data: {json.dumps({'error': {'type': step.kind, 'message': 'scripted'}})}\n\n".encode()
         return
+    for piece in _pieces(step.thinking):
+        yield chunk({"reasoning_content": piece})
     for piece in _pieces(step.text):
         yield chunk({"refusal": piece} if step.stop == "refusal" else {"content": piece})
     for index, (tool, arguments) in enumerate(step.calls):
-        yield chunk(
-            {
-                "tool_calls": [
-                    {
-                        "index": index,
-                        "id": f"call_{index}",
-                        "type": "function",
-                        "function": {"name": tool, "arguments": ""},
-                    }
-                ]
-            }
-        )
-        for piece in _pieces(_written(arguments)):
-            yield chunk({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
-    yield chunk({}, {"refusal": "stop", "length": "length", "": "tool_calls" if step.calls else "stop"}[step.stop])
+        for fragment in _fragments(step.shape, index, tool, _written(arguments)):
+            yield chunk({"tool_calls": [fragment]})
+    words = {"refusal": "stop", "length": "length", "": "tool_calls" if step.calls else "stop"}
+    yield chunk({}, words.get(step.stop, step.stop))
     usage = {
         "prompt_tokens": step.prompt,
         "completion_tokens": step.completion,
         "total_tokens": step.prompt + step.completion,
+        **({"prompt_tokens_details": {"cached_tokens": step.cached}} if step.cached else {}),
     }
-    yield chunk(None, usage=usage)
+    if step.usage:
+        yield chunk(None, usage=usage)
     yield b"data: [DONE]\n\n"
+
+
+def _fragments(shape: Shape, number: int, tool: str, arguments: str) -> Iterator[dict[str, Any]]:
+    """One tool call as a server streams it."""
+
+    def fragment(at: int | None, id: str, name: str, text: str) -> dict[str, Any]:
+        function = {**({"name": name} if name else {}), "arguments": text}
+        index = {} if at is None else {"index": at}
+        return {**index, **({"id": id} if id else {}), "type": "function", "function": function}
+
+    id, pieces = f"call_{number}", _pieces(arguments)
+    match shape:
+        case "one index" | "whole":
+            yield fragment(0 if shape == "one index" else number, id, tool, arguments)
+        case "repeated name":
+            yield from (fragment(number, id, tool, piece) for piece in ["", *pieces, ""])
+        case "changing ids":
+            yield from (fragment(number, f"{id}-{at}", tool, piece) for at, piece in enumerate(["", *pieces, ""]))
+        case "split name":
+            yield from (
+                fragment(number, id if not at else "", piece, "") for at, piece in enumerate((tool[:3], tool[3:]))
+            )
+            yield from (fragment(number, "", "", piece) for piece in pieces)
+        case "openai" | "no index" | "no ids":
+            at = {"openai": number, "no index": None, "no ids": 0}[shape]
+            yield fragment(at, "" if shape == "no ids" else id, tool, "")
+            yield from (fragment(at, "", "", piece) for piece in pieces)
 
 
 def _whole(provider: str, step: Say | InStream) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from events.choice import ParentSelected
 from replay.compare import compare
 from replay.report import Report, collect
 from runtime.log.port import Stored
+from services.host.visible import shortened
+from services.views.compared import comparison_lines
 from services.views.run import generation_lines, lineage_tree, show_report
 from tests.harness.decided_log import as_history, long_run, wide_run
 from tests.harness.printed import printed
@@ -46,12 +48,23 @@ def test_another_parent_is_a_difference_though_ids_are_names(wide: list[Stored])
     found = compare(as_history(wide), as_history([other_parent(stored) for stored in wide]))
     assert found.parting and found.parting.first.startswith("parent_selected") and "generation" in found.parting.first
     assert list(found.generations) == [7] and "parents" in found.generations[7]
+    assert (found.parting.tag, found.parting.generation) == ("parent_selected", 7)
+    assert list(found.parting.fields) == ["candidate"], "what is the same is not shown"
+    (before, now), shown = found.parting.fields["candidate"], comparison_lines(found)
+    assert f"  candidate: {before} | {now}" in shown and not any("probabilities" in line for line in shown)
 
 
 def test_a_chain_differs_from_a_population_in_what_it_was_asked(wide: list[Stored]) -> None:
     found = compare(as_history(wide), as_history(long_run()))
     assert found.config["width"] == (4, 1) and found.config["strategy"] == ("dgm", "chain")
     assert any("standing" in fields for fields in found.generations.values())
+    shown = comparison_lines(found)
+    assert "  width: 4 | 1" in shown and not any("{" in line for line in shown[: shown.index("generations:")])
+
+
+def test_a_value_that_is_cut_says_how_much_is_left_out() -> None:
+    assert shortened("x" * 100, 100) == "x" * 100
+    assert shortened("x" * 1100, 100) == "x" * 100 + "... and 1,000 more characters"
 
 
 def test_a_report_knows_whose_child_each_candidate_is_and_what_became_of_it(wide: list[Stored]) -> None:

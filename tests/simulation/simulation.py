@@ -63,6 +63,7 @@ from runtime.log.worker import Wants
 from runtime.rollouts.runner import RolloutRunner
 from runtime.run.controller import Controller
 from runtime.sandbox.choose import Profile
+from runtime.status import StatusReporter
 from services.host.context import Context
 from tasks.contract import FOLDS
 from tasks.loading import load
@@ -383,6 +384,7 @@ class Process(Context):
         self.node = node
         self._loaded, self._past = {}, {}
         self._park = world.loop.park
+        self.status = StatusReporter(life.name, life.index)
 
     def wants(self) -> Wants:
         """As `Context.wants`, and nobody is told."""

@@ -24,6 +24,8 @@ from events.weights import AdapterPublished, AdapterRejected, AdapterServed, Wei
 from runtime.blobs.directory import Blobs
 from runtime.broker.streams import ACK_WAIT
 from runtime.log.port import readable
+from services.host.statuses import read_statuses
+from services.views.waiting import obstacles
 from tests.harness.cli import FREE_PORT, RUN, CliHarness, running
 from tests.harness.faults import damage
 from tests.harness.invariants import check_all
@@ -199,10 +201,14 @@ def test_blobs_that_are_gone_for_a_while_cost_no_attempt_and_the_run_says_what_i
     for service in ("policy", "executor"):  # which begin again with nothing in memory
         for process in system.pids(service):
             os.kill(process, signal.SIGKILL)
-    wait_until(lambda: any("is not in" in sentence for sentence in system.node.waiting(RUN)), "the run waits")
+
+    def lacking() -> list[str]:
+        return [one.error for _, one in obstacles(RUN, read_statuses(system.node))]
+
+    wait_until(lambda: any("is not in" in sentence for sentence in lacking()), "the run waits")
     shutil.copytree(away, system.node.blobs, dirs_exist_ok=True)
     same(system, undisturbed)
-    assert system.node.waiting(RUN) == []
+    assert lacking() == []
     assert [event.tag for event in readable(system.log.read()) if event.tag == "rollout_failed"] == []
 
 

@@ -97,7 +97,7 @@ def test_code_that_decides_otherwise_is_found_out_with_exit_code_3(place: CliHar
 def test_a_fork_shares_the_past_and_goes_its_own_way(place: CliHarness, tmp_path: Path) -> None:
     (tmp_path / "verifier.py").write_text(STRICT)
     asked = sequences(place, "feedback_requested")[-1]
-    one_sentence(place.evolog("fork", "toy-a", "--at", str(asked), "--set", "seed=1", code=2), "nothing to --set")
+    one_sentence(place.evolog("fork", "toy-a", "--at", str(asked), "--set", "seed=1", code=2), "cannot change seed")
     one_sentence(
         place.evolog("fork", "toy-a", "--at", str(asked), "--set", "algorithm=sgd", code=2),
         "algorithm=sgd is none",

@@ -307,6 +307,7 @@ def played(generation: int, purpose: Purpose, rewards: list[float | None]) -> li
                 attempt=0,
                 reward=reward,
                 outcome="right",
+                micro_usd=0,
             )
         )
     return facts

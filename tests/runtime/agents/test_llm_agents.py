@@ -14,33 +14,39 @@ import pytest
 
 from algorithms.learning import NAMES
 from events.change import ProposalFailed, ScaffoldProposed, WeightUpdateRequested
-from events.choice import AgentCalled, ContextAssembled, LeverChosen
+from events.choice import AgentCalled, ContextAssembled, LeverChosen, TrialFinished
 from events.errors import Misconfigured, NotHere
 from events.fact import Fact
 from events.judgement import CandidateEvaluated
-from events.kinds import AgentName
+from events.kinds import AgentName, CallStatus
 from events.population import CandidateRejected
 from events.run import Budget, Items, RunStarted
 from events.secret import MARKER, Scanner
 from replay.archive.agent_copy import RunTables
 from replay.archive.query import QueryResult
 from runtime.agents import context, feedback, proposal
-from runtime.agents.context import describe_briefly, prompt, select_attempts
+from runtime.agents.context import describe_briefly, prompt, select_attempts, tokens_of
 from runtime.agents.conversation import ModelRequest, ModelTurn
 from runtime.agents.endings import weight_update
-from runtime.agents.meta import other_tasks, write_first
+from runtime.agents.meta import other_tasks
+from runtime.agents.policy_text import policy_text
 from runtime.agents.proposal import try_out, validate_source, with_changes
 from runtime.agents.providers import LanguageModel
-from runtime.agents.session import CALLS, READ_LIMIT, AgentSession, UnfitRequest
+from runtime.agents.session import CALLS, READ_LIMIT, AgentSession, Halted, UnfitRequest
+from runtime.agents.trials import Answers, TrialResult, Workbench
 from runtime.blobs.directory import Blobs
 from runtime.log.lineage import Span
 from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import append_once
 from runtime.rollouts.names import item_names
+from runtime.status import StatusReporter
 from services.host.agent_session import open_session, spent_until
-from tasks.contract import Public
+from tasks.contract import Evidence, Public
 from tests.harness.agents import ANSWER, KEY, PUBLIC, STOP, TOY, AgentHarness, model_turn, proposal_call, shown_attempt
-from tests.harness.facts import agent_called, event_of
+from tests.harness.facts import agent_called, event_of, started
+
+EDIT = {"path": "agent.py", "old": "return model", "new": "return  model"}
+WHOLE = {"path": "agent.py", "text": ANSWER + "# whole\n"}
 
 
 def evaluated(**more: Any) -> CandidateEvaluated:
@@ -154,7 +160,21 @@ def test_an_ending_that_took_the_last_of_the_budget_counts(tmp_path: Path) -> No
     [
         (proposal_call("def solve(:"), "does not parse"),
         (proposal_call("x = 1\n"), "unloadable"),
-        (proposal_call("import nothing_of_the_kind\n" + ANSWER), "unloadable"),
+        (
+            proposal_call("import nothing_of_the_kind\n" + ANSWER),
+            "which the sandbox does not offer. There are Python's",
+        ),
+        (proposal_call(ANSWER, path="Agent.PY", edits=[]), "differ in case alone"),
+        (("propose_scaffold", {"edits": [EDIT], "files": [WHOLE], "summary": "s", "report": "r"}), "do one of the two"),
+        (
+            ("propose_scaffold", {"edits": [{**EDIT, "old": "nowhere"}], "summary": "s", "report": "r"}),
+            "does not stand",
+        ),
+        (("propose_scaffold", {"edits": [{**EDIT, "old": "e"}], "summary": "s", "report": "r"}), "stands 12 times"),
+        (
+            ("propose_scaffold", {"base": "generation-7", "summary": "s", "report": "r"}),
+            "There is no base 'generation-7'",
+        ),
         (proposal_call("def solve(item, model, data):\n    raise KeyError('oops')\n"), "crashed"),
         (proposal_call("def solve(item, model, data):\n    return None\n"), "None"),
         (proposal_call(ANSWER), "Nothing is changed"),
@@ -209,6 +229,187 @@ def test_an_ending_that_cannot_be_used_goes_back_once_with_the_reason(
     lost = AgentHarness(tmp_path, [model_turn(wrong), model_turn(wrong)])
     *_, failed = lost.feedback()
     assert isinstance(failed, ProposalFailed) and words in failed.reason and len(lost.requests) == 2
+
+
+def test_a_proposal_may_be_edits_and_may_start_from_an_earlier_candidate(tmp_path: Path) -> None:
+    edits = [{"path": "agent.py", "old": "return model", "new": "# edited\n    return model"}]
+    wanted = {"edits": edits, "summary": "s", "report": "r", "base": "generation-0"}
+    agent = AgentHarness(tmp_path, [model_turn(("propose_scaffold", wanted))])
+    earlier = {"agent.py": ANSWER.encode(), "notes.txt": b"of generation 0"}
+    agent.library = {"candidates": {0: agent.blobs.put_tree(earlier)}}
+    _, made = agent.feedback()
+    assert isinstance(made, ScaffoldProposed)
+    files = agent.blobs.get_tree(made.scaffold)
+    assert files["notes.txt"] == earlier["notes.txt"] and b"    # edited\n    return model" in files["agent.py"]
+
+
+def test_a_scaffold_that_was_rejected_before_is_recognised_and_goes_back_with_its_score(tmp_path: Path) -> None:
+    source = ANSWER.replace("item.prompt", "item.prompt.lower()")
+    agent = AgentHarness(tmp_path, [model_turn(proposal_call(source + "# as new\n")), model_turn(STOP)])
+    before, after = (agent.blobs.put_tree({"agent.py": text.encode()}) for text in (ANSWER, source))
+    fact = ScaffoldProposed(generation=0, scaffold=after, parent=before, summary="Lower case.", reason="r")
+    agent.history = [
+        event_of(fact),
+        event_of(evaluated(scaffold=after, score=0.125)),
+        event_of(CandidateRejected(generation=0, candidate="c", reason="below the best")),
+    ]
+    assert isinstance(agent.feedback()[0], LeverChosen)
+    (told,) = agent.tool_results()
+    assert "generation 0 judged the same code" in told and "dev 0.1250" in told and "below the best" in told
+    opening = agent.requests[0].messages[0].text
+    assert "+    return model.complete(item.prompt.lower()" in opening and "rejected: below the best" in opening
+    other = AgentHarness(tmp_path / "other", [model_turn(proposal_call(source))])
+    other.blobs.put_tree({"agent.py": ANSWER.encode()}), other.blobs.put_tree({"agent.py": source.encode()})
+    other.history, other.requested = agent.history, {"adapter": "trained since"}
+    assert isinstance(other.feedback()[1], ScaffoldProposed)  # other weights may make another score of it
+
+
+class Bench:
+    """A workbench whose scaffolds earn 1 on the first item and crash on the others, and whose policy says one word."""
+
+    def __init__(self, rollouts_left: int | None = None) -> None:
+        self.played: list[tuple[Any, ...]] = []
+        self.asked: list[Any] = []
+        items = tuple(example.id for example in PUBLIC.train[:20])
+        self.workbench = Workbench(self.play, self.ask, items, "adapter", 8, rollouts_left)
+
+    def play(self, scaffold: str, items: Any, attempts: int, seed: int) -> TrialResult:
+        self.played.append((scaffold, items, attempts))
+        shown = [shown_attempt(0, "right", item=items[0])]
+        shown += [shown_attempt(1, "crashed", item=item, reward=None, reason="KeyError: oops") for item in items[1:]]
+        return TrialResult(shown, 300, 30, 1.5)
+
+    def ask(self, request: Any) -> Answers:
+        self.asked.append(request)
+        return Answers(("baker",) * request.n, ((-0.5, -0.25),) * request.n, 7, 2 * request.n, 0.5)
+
+
+def try_call(source: str = ANSWER + "# tried\n", **more: Any) -> tuple[str, Any]:
+    return ("try_scaffold", {"files": [{"path": "agent.py", "text": source}], **more})
+
+
+def test_a_scaffold_is_tried_recorded_and_may_be_proposed_by_its_name(tmp_path: Path) -> None:
+    first = AgentHarness(tmp_path, [model_turn(try_call()), model_turn(STOP)])
+    first.workbench = (bench := Bench()).workbench
+    first.feedback()
+    (trial,) = [fact for fact in first.facts if isinstance(fact, TrialFinished)]
+    assert (trial.rollouts, trial.prompt_tokens, trial.completion_tokens, trial.mean_reward) == (8, 300, 30, 1.0)
+    (told,) = first.tool_results()
+    assert told.startswith(f"{trial.trial}: 8 attempts at 8 train items, mean reward 1.0000 of 1 scored")
+    assert "KeyError: oops" in told and told.index("crashed") < told.index("right")
+    proposed = ("propose_scaffold", {"base": trial.trial, "summary": "s", "report": "r"})
+    again = AgentHarness(tmp_path, [model_turn(try_call()), model_turn(proposed)], trials={trial.trial: trial})
+    again.workbench = (unused := Bench()).workbench
+    made = again.feedback()[-1]
+    assert isinstance(made, ScaffoldProposed) and made.scaffold == trial.scaffold == bench.played[0][0]
+    assert unused.played == [] and again.tool_results() == [told]  # what is recorded is not tried twice
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        (try_call(items=["dev0"]), "There is no train item 'dev0'"),
+        (try_call(attempts=8, items=[example.id for example in PUBLIC.train[:5]]), "a trial has at most 32"),
+        (try_call("import nothing_of_the_kind\n"), "does not offer"),
+        (try_call(), "would take 8 rollouts, and the budget leaves 5"),
+        (("ask_policy", {"prompt": "p", "choices": ["a"], "bias": [1, 2]}), "2 biases for 1 choices"),
+    ],
+)
+def test_a_trial_that_cannot_be_made_says_why(tmp_path: Path, wanted: tuple[str, Any], words: str) -> None:
+    agent = AgentHarness(tmp_path, [model_turn(wanted), model_turn(STOP)])
+    agent.workbench = (bench := Bench(rollouts_left=5)).workbench
+    agent.feedback()
+    assert words in agent.tool_results()[0] and bench.played == [] == bench.asked
+
+
+def test_the_policy_may_be_asked_and_its_tokens_count(tmp_path: Path) -> None:
+    question = ("ask_policy", {"prompt": "What now?", "choices": ["baker", "miner"], "n": 2})
+    agent = AgentHarness(tmp_path, [model_turn(question), model_turn(STOP)], budget=Budget(tokens=231))
+    agent.workbench = (bench := Bench()).workbench
+    agent.first()
+    assert "'baker': log-probability -0.750, 2 tokens" in agent.requests[1].messages[-1].results[0].text
+    assert bench.asked[0].choices == ("baker", "miner") and agent.session.exhausted()  # 220 of the model, 11 of this
+
+
+def test_an_agent_is_told_the_policy_the_figures_and_its_limits(tmp_path: Path) -> None:
+    agent = AgentHarness(tmp_path, [model_turn(STOP)])
+    agent.workbench = Bench(rollouts_left=77).workbench
+    agent.feedback()
+    system, opening = agent.requests[0].system, agent.requests[0].messages[0].text
+    assert [name for name in Evidence.__struct_fields__ if f"`{name}`" not in system] == []
+    for words in ("24 answers", "16,000 tokens in each", "120 s without a word", "numpy", "Trials: 77 rollouts in all"):
+        assert words in opening, words
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        ("text-scorer", ["is no language model", "`bias`", "one token", "cost no money"]),
+        ("tiny-lm", ["0.8 million parameters", "512 tokens", "follows no instructions", "at most 64 tokens"]),
+        ("smollm2", ["is trained to follow instructions", "first token"]),
+        ("hf:org/Base", ["does not say that it follows instructions", "chat template"]),
+    ],
+)
+def test_the_policy_is_described_by_its_kind(policy: str, words: list[str]) -> None:
+    text = policy_text(msgspec.structs.replace(started(), policy=policy))
+    assert [word for word in words if word not in text] == []
+
+
+def test_a_policy_of_a_folder_is_described_by_its_configuration(tmp_path: Path) -> None:
+    shape = {"hidden_size": 576, "num_hidden_layers": 30, "vocab_size": 49152, "intermediate_size": 1536}
+    (tmp_path / "config.json").write_text(json.dumps({**shape, "max_position_embeddings": 8192}))
+    text = policy_text(msgspec.structs.replace(started(), policy=f"hf:{tmp_path}"))
+    assert "about 148 million parameters" in text and "8,192 tokens" in text
+
+
+@pytest.mark.parametrize("status", ["unauthenticated", "not_found"])
+def test_a_model_that_cannot_be_asked_halts_the_run_and_is_not_recorded(tmp_path: Path, status: CallStatus) -> None:
+    agent = AgentHarness(tmp_path, [model_turn(text="HTTP 40x: no", status=status)])
+    with pytest.raises(Halted, match=r"openai:m .*HTTP 40x: no.*Fix .*OPENAI_"):
+        agent.feedback()
+    assert agent.calls() == []
+
+
+def test_what_is_too_long_is_asked_again_with_less(tmp_path: Path) -> None:
+    too_long = model_turn(text="prompt is too long", status="too_long")
+    agent = AgentHarness(tmp_path, [too_long, too_long, model_turn(("query", {"sql": "a"})), model_turn(STOP)])
+    agent.feedback()
+    lengths = [len(request.messages[0].text) for request in agent.requests]
+    assert lengths[0] > lengths[1] > lengths[2] == lengths[3] > lengths[0] * 0.4
+    assert [request.max_tokens for request in agent.requests] == [16_000, 8_000, 4_000, 4_000]
+    assert "characters are left out]" in agent.requests[2].messages[0].text
+    (first, second) = agent.calls()
+    assert (first.attempts, first.status, first.prompt_tokens) == (3, "answered", 300)
+    assert len(agent.requests[3].messages) == 3 and second.attempts == 1
+
+
+def test_what_never_fits_loses_the_generation(tmp_path: Path) -> None:
+    agent = AgentHarness(tmp_path, [model_turn(text="prompt is too long", status="too_long")] * 6)
+    (failed,) = agent.feedback()
+    assert isinstance(failed, ProposalFailed) and "too_long" in failed.reason
+    assert [call.status for call in agent.calls()] == ["too_long"]
+
+
+def unreported(*calls: tuple[str, Any]) -> ModelTurn:
+    return msgspec.structs.replace(model_turn(*calls), usage=None)
+
+
+def test_tokens_that_are_not_reported_are_null_and_a_budget_that_needs_them_halts_the_run(tmp_path: Path) -> None:
+    turns = [unreported(("query", {"sql": "a"})), unreported(STOP)]
+    agent = AgentHarness(tmp_path, turns)
+    agent.feedback()
+    assert [(call.prompt_tokens, call.completion_tokens, call.micro_usd) for call in agent.calls()] == [
+        (None, None, None)
+    ] * 2
+    for budget in (Budget(tokens=10**9), Budget(micro_usd=10**9)):
+        limited = AgentHarness(tmp_path, turns, budget=budget)
+        with pytest.raises(Halted, match="does not say how many tokens"):
+            limited.feedback()
+        assert len(limited.calls()) == 1
+        later = AgentHarness(tmp_path, turns, budget=budget, unreported=True)
+        with pytest.raises(Halted):
+            later.feedback()
+        assert later.calls() == []
 
 
 def test_the_lever_that_failed_is_recorded(tmp_path: Path) -> None:
@@ -328,10 +529,7 @@ def test_a_key_that_is_echoed_in_escapes_is_struck_out_of_a_proposal(tmp_path: P
     name, arguments = proposal_call(ANSWER + f"# {KEY}\n", summary=f"s {KEY}", report=f"Because of {KEY}.\nAnd on.")
     escaped = json.dumps(arguments).replace(KEY, "".join(form.format(ord(letter)) for letter in KEY))
     agent = AgentHarness(tmp_path, [model_turn((name, escaped))])
-    if which == "meta_agent":
-        made = write_first(agent.session, "t", {"agent.py": ANSWER}, agent.inspector(), agent.facts.append, PUBLIC)
-    else:
-        made = agent.feedback()
+    made = agent.first(must_change=True) if which == "meta_agent" else agent.feedback()
     proposed = made[-1]
     assert isinstance(proposed, ScaffoldProposed)
     assert (proposed.summary, proposed.reason) == (f"s {MARKER}", f"Because of {MARKER}.\nAnd on.")
@@ -368,24 +566,28 @@ def test_trajectories_are_chosen_by_how_they_failed() -> None:
         for number, label in zip(range(500, 560), ["baker"] * 57 + ["smith", "weaver", "mason"], strict=True)
     ]
     attempts += [shown_attempt(600, "crashed", "baker", reward=None, reason="KeyError")]
-    chosen = select_attempts(attempts, 5_000, seed=1)
+    chosen = select_attempts(attempts, 1_500, seed=1)
     assert chosen[0].outcome == "crashed"
     assert {one.label for one in chosen if one.outcome == "wrong"} == {"baker", "smith", "weaver", "mason"}
     assert any(one.outcome == "right" for one in chosen)
-    assert sum(len(describe_briefly(one)) for one in chosen) <= 5_000
+    assert sum(tokens_of(describe_briefly(one)) for one in chosen) <= 1_500
     assert (
-        chosen == select_attempts(list(reversed(attempts)), 5_000, seed=1) != select_attempts(attempts, 5_000, seed=2)
+        chosen == select_attempts(list(reversed(attempts)), 1_500, seed=1) != select_attempts(attempts, 1_500, seed=2)
     )
 
 
-def test_one_item_is_not_shown_over_and_over() -> None:
+def test_what_fails_alike_is_shown_a_few_times_however_much_room_there_is() -> None:
+    attempts = [shown_attempt(number, "wrong", label) for number, label in enumerate(["baker", "smith"] * 50)]
+    assert len(select_attempts(attempts, 10**6, seed=1)) == 2 * context.ALIKE
+
+
+def test_one_item_is_not_shown_twice() -> None:
     attempts = [shown_attempt(number, "wrong", item="train0") for number in range(50)] + [
         shown_attempt(60),
         shown_attempt(61),
     ]
-    chosen = select_attempts(attempts, 1_500, seed=0)
-    assert {"train60", "train61", "train0"} <= {one.item for one in chosen}
-    assert len(select_attempts(attempts, 10**6, seed=0)) == 52
+    chosen = select_attempts(attempts, 10**6, seed=0)
+    assert sorted(one.item for one in chosen) == ["train0", "train60", "train61"]
 
 
 def test_what_an_agent_is_shown_at_the_start_is_bounded(tmp_path: Path) -> None:
@@ -397,14 +599,7 @@ def test_what_an_agent_is_shown_at_the_start_is_bounded(tmp_path: Path) -> None:
 
 def test_the_meta_agent_writes_the_first_scaffold_from_several_tasks(tmp_path: Path) -> None:
     agent = AgentHarness(tmp_path, [model_turn(proposal_call())])
-    (made,) = write_first(
-        agent.session,
-        "Name the trade.",
-        {"agent.py": ANSWER},
-        agent.inspector(must_change=False),
-        agent.facts.append,
-        PUBLIC,
-    )
+    (made,) = agent.first()
     assert isinstance(made, ScaffoldProposed) and made.parent == ""
     opening = agent.requests[0].messages[0].text
     assert (
@@ -413,14 +608,27 @@ def test_the_meta_agent_writes_the_first_scaffold_from_several_tasks(tmp_path: P
         and "label: baker" in opening
         and "agent.py" in opening
     )
-    assert [tool.name for tool in agent.requests[0].tools] == ["publish_artefact", "propose_scaffold"]
+    assert [tool.name for tool in agent.requests[0].tools] == [
+        "query",
+        "read_scaffold",
+        "publish_artefact",
+        "propose_scaffold",
+    ]
+
+
+def test_other_tasks_are_bounded_and_may_be_left_out(tmp_path: Path) -> None:
+    for number in range(4):
+        (tmp_path / f"{number}.md").write_text(f"### Task {number}\n" + "x" * 10_000)
+    assert len(other_tasks(4, tmp_path)) < context.OTHERS + 200 and other_tasks(4, tmp_path).count("###") == 4
+    assert other_tasks(2, tmp_path).count("###") == 2 and len(other_tasks(9)) < context.OTHERS
+    agent = AgentHarness(tmp_path, [model_turn(proposal_call())])
+    agent.first(examples=0)
+    assert "Other tasks" not in agent.requests[0].messages[0].text
 
 
 def test_the_meta_agent_may_take_the_reference_as_it_is(tmp_path: Path) -> None:
     agent = AgentHarness(tmp_path, [model_turn(("propose_scaffold", {"files": [], "summary": "s", "report": "r"}))])
-    (made,) = write_first(
-        agent.session, "t", {"agent.py": ANSWER}, agent.inspector(must_change=False), agent.facts.append, PUBLIC
-    )
+    (made,) = agent.first()
     assert isinstance(made, ScaffoldProposed)
 
 
@@ -480,7 +688,7 @@ def test_the_prompts_name_every_algorithm_with_its_defaults() -> None:
             said_of = rows[name] if value != COMMON.get(hyper) else shared
             stated = re.search(rf"\b{hyper}\s\(?([\d.e-]*\d)", said_of)
             assert stated and float(stated[1]) == value, (name, hyper, value)
-    assert other_tasks().count("###") == 4 and set(feedback.LEVERS) <= {
+    assert other_tasks(4).count("###") == 4 and set(feedback.LEVERS) <= {
         word.strip("`,.") for word in prompt("feedback_agent").split()
     }
 
@@ -500,7 +708,11 @@ def test_files_are_changed_and_taken_away() -> None:
 
 
 def test_a_folder_may_have_modules_of_its_own() -> None:
-    validate_source({"agent.py": "from steps import vote\nimport tasks\n", "tasks.py": "x = 1\n"}, ())
+    own = {"tasks.py": "x = 1\n", "steps/vote.py": ""}
+    validate_source({"agent.py": "from steps import vote\nimport tasks, numpy, json\n", **own}, ())
+    validate_source({"agent.py": "try:\n    import cupy\nexcept ImportError:\n    import numpy as cupy\n"}, ())
+    with pytest.raises(UnfitRequest, match=r"imports cupy, which the sandbox does not offer.*numpy"):
+        validate_source({"agent.py": "try:\n    import cupy\nexcept KeyError:\n    pass\n"}, ())
     with pytest.raises(UnfitRequest, match="imports services"):
         validate_source({"agent.py": "__import__('services.auditor.service')\n"}, ())
 
@@ -631,7 +843,9 @@ def opened(folder: Path, budget: Budget, *facts: Fact) -> AgentSession:
         async def past(run: str) -> tuple[Span, ...]:
             return ()
 
-        around: Any = SimpleNamespace(log=log, blobs=Blobs(folder), scanner=scanner, past=past)
+        around: Any = SimpleNamespace(
+            log=log, blobs=Blobs(folder), scanner=scanner, past=past, status=StatusReporter("feedback_agent")
+        )
         return await open_session(
             around, event_of(evaluated()), "feedback_agent", 2, LanguageModel("openai", "odd"), started, known=1
         )

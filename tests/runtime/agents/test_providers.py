@@ -1,17 +1,21 @@
 """Asking language models over HTTP: what comes back, what is tried again, what it costs, and what it takes to begin."""
 
+import json
+import typing
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
-from tests.harness.llm_server import Fail, InStream, LlmServer, Say, Step, call
+from tests.harness.llm_server import Fail, InStream, LlmServer, Page, Say, Shape, Step, call
 
 pytest.importorskip("anthropic")
 pytest.importorskip("openai")
 
 from events.errors import Misconfigured, UsageError
-from runtime.agents import providers
+from runtime.agents import anthropic_api, providers
 from runtime.agents.conversation import (
     ANSWER_LIMIT,
     AgentMessage,
@@ -22,6 +26,7 @@ from runtime.agents.conversation import (
     Usage,
     failure_of,
 )
+from runtime.agents.openai_api import _StreamedAnswer
 from runtime.agents.prices import Price, find_price, load_prices
 from runtime.agents.providers import (
     CallResult,
@@ -125,7 +130,7 @@ def test_what_may_pass_is_tried_again(provider: str, failing: Step) -> None:
 @BOTH
 def test_tokens_of_a_cut_answer_count_where_they_are_known(provider: str) -> None:
     asking = Asking(provider, [Say("A long answer that never comes to its end.", cut=True), Say("Yes.")])
-    assert asking.asked.usage.prompt == (2000 if provider == "anthropic" else 1000)
+    assert asking.asked.usage and asking.asked.usage.prompt == (2000 if provider == "anthropic" else 1000)
 
 
 @BOTH
@@ -139,8 +144,13 @@ def test_the_server_says_how_long_to_wait(provider: str) -> None:
 @pytest.mark.parametrize(
     ("failing", "status"),
     [
-        (Fail(400, "too many tokens"), "bad_request"),
-        (Fail(404, "no such model"), "bad_request"),
+        (Fail(400, "no such parameter"), "bad_request"),
+        (Fail(400, "prompt is too long: 210000 tokens > 200000 maximum"), "too_long"),
+        (Fail(400, "This model's maximum context length is 4096 tokens."), "too_long"),
+        (Fail(413, "request_too_large"), "too_long"),
+        (Fail(404, "no such model"), "not_found"),
+        (Fail(400, "Your credit balance is too low to access the API"), "unauthenticated"),
+        (Fail(402, "pay"), "unauthenticated"),
         (Fail(401, "invalid x-api-key"), "unauthenticated"),
         (Fail(403), "unauthenticated"),
         (Fail(429, "insufficient_quota"), "unauthenticated"),
@@ -198,50 +208,188 @@ def test_arguments_that_are_no_json_come_back_as_they_are(provider: str) -> None
     assert made.arguments == '{"reason": oops'
 
 
-def test_thoughts_are_given_back_as_they_were() -> None:
-    from runtime.agents.anthropic_api import _StreamedAnswer
+QUESTION = AgentMessage("user", "?")
 
-    heard = _StreamedAnswer()
-    heard.take(
-        {
-            "type": "content_block_start",
-            "index": 0,
-            "content_block": {"type": "thinking", "thinking": "", "signature": ""},
-        }
-    )
-    heard.take({"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "hm"}})
-    heard.take({"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "s1"}})
-    turn = heard.turn("answered")
-    assert turn.private == ({"type": "thinking", "thinking": "hm", "signature": "s1"},)
-    asking = Asking(
-        "anthropic",
-        [Say("Yes.")],
-        ModelRequest(
-            "m", "s", (AgentMessage("user", "?"), AgentMessage("assistant", "a", private=turn.private)), (), 5
-        ),
-    )
-    assert asking.requests[0]["messages"][1]["content"][0] == turn.private[0]
+
+def next_request(provider: str, said: Say) -> dict[str, Any]:
+    """What a server is sent after this answer, whose calls are answered."""
+    turn = Asking(provider, [said]).turn
+    answer = AgentMessage("assistant", turn.text, turn.calls, private=turn.private)
+    results = tuple(ToolResult(call.id, "done") for call in turn.calls)
+    conversation = (QUESTION, answer, AgentMessage("user", "" if results else "Go on.", results=results))
+    return Asking(provider, [Say("Yes.")], ModelRequest("m", "s", conversation, (STOP,), 5)).requests[0]
+
+
+def test_thoughts_are_given_back_in_their_place_with_their_signature() -> None:
+    said = Say("Well.", (("stop", {"reason": "a"}), ("stop", {"reason": "b"})), thinking="Hm, what now?")
+    first, *others = next_request("anthropic", said)["messages"][1]["content"]
+    assert first == {"type": "thinking", "thinking": "Hm, what now?", "signature": "signed:Hm, what "}
+    assert [block["type"] for block in others] == ["text", "tool_use", "tool_use"]
+    assert [block["input"] for block in others[1:]] == [{"reason": "a"}, {"reason": "b"}]
+
+
+def test_a_thought_alone_is_given_back_alone() -> None:
+    content = next_request("anthropic", Say(thinking="Hm."))["messages"][1]["content"]
+    assert [block["type"] for block in content] == ["thinking"]
+
+
+def test_reasoning_is_given_back_to_the_server_that_gave_it() -> None:
+    said = Say("Well.", (("stop", {"reason": "a"}),), thinking="Hm, what now?")
+    assert next_request("openai", said)["messages"][2]["reasoning_content"] == "Hm, what now?"
+    assert "reasoning_content" not in next_request("openai", Say("Well."))["messages"][2]
 
 
 def test_a_thought_that_was_cut_off_is_not_given_back() -> None:
-    from runtime.agents.anthropic_api import _StreamedAnswer
+    turn = Asking("anthropic", [Say("So", thinking="Hm.", stop="length")]).turn
+    assert (turn.status, turn.text, turn.private) == ("length", "So", ())
 
-    heard = _StreamedAnswer()
-    heard.take(
-        {
-            "type": "content_block_start",
-            "index": 0,
-            "content_block": {"type": "thinking", "thinking": "", "signature": ""},
-        }
+
+def test_details_of_reasoning_are_joined_by_their_place() -> None:
+    answer = _StreamedAnswer()
+    for detail in ({"text": "Hm, "}, {"text": "so."}, {"signature": "s1"}):
+        delta = {"reasoning_details": [{"type": "reasoning.text", "index": 0, **detail}]}
+        answer.take({"choices": [{"delta": delta, "finish_reason": "stop"}]})
+    (private,) = answer.turn("answered").private
+    assert private["reasoning_details"] == [
+        {"type": "reasoning.text", "index": 0, "text": "Hm, so.", "signature": "s1"}
+    ]
+
+
+def test_a_paused_answer_goes_on_from_where_it_stood() -> None:
+    asking = Asking(
+        "anthropic",
+        [Say("One, ", thinking="Hm.", stop="pause_turn"), Say("two.", (("stop", {"reason": "x"}),), prompt=1100)],
     )
-    heard.take({"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "hm"}})
-    assert heard.turn("length").private == ()
+    assert (asking.turn.status, asking.turn.text, asking.turn.calls[0].name) == ("answered", "One, two.", "stop")
+    assert asking.asked.usage == Usage(2100, 100) and asking.asked.attempts == 1
+    assert [block["type"] for block in asking.requests[1]["messages"][1]["content"]] == ["thinking", "text"]
+
+
+def test_an_answer_that_is_paused_for_ever_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anthropic_api, "PAUSES", 2)
+    monkeypatch.setattr(providers, "ATTEMPTS", 1)
+    for_ever = Asking("anthropic", [Say("On.", stop="pause_turn")] * 2)
+    assert for_ever.turn.status == "server_error" and "pause_turn" in for_ever.turn.text
+
+
+@BOTH
+def test_an_end_that_means_nothing_is_no_answer(provider: str) -> None:
+    words = ["error", "abort", "insufficient_system_resource", "something_new"]
+    asking = Asking(provider, [*(Say("Half of", stop=word) for word in words), Say("Whole.")])
+    assert (asking.turn.text, asking.asked.attempts, asking.asked.usage) == ("Whole.", 5, Usage(5000, 250))
+
+
+@BOTH
+def test_an_end_that_means_nothing_is_named(provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(providers, "ATTEMPTS", 1)
+    turn = Asking(provider, [Say("Half of", stop="abort")]).turn
+    assert turn.status == "server_error" and "'abort'" in turn.text
+
+
+def test_a_pause_that_only_the_other_api_knows_is_no_answer() -> None:
+    assert Asking("openai", [Say("Half of", stop="pause_turn"), Say("Whole.")]).turn.text == "Whole."
+
+
+@pytest.mark.parametrize(("provider", "stop"), [("anthropic", "refusal"), ("openai", "content_filter")])
+def test_a_filter_is_a_refusal(provider: str, stop: str) -> None:
+    assert Asking(provider, [Say("I", stop=stop)]).turn.status == "refused"
+
+
+def test_a_context_that_is_full_before_the_answers_end_is_too_long() -> None:
+    asking = Asking("anthropic", [Say("So", stop="model_context_window_exceeded")])
+    assert asking.turn.status == "too_long" and asking.asked.usage == Usage(1000, 50)
+
+
+@BOTH
+def test_a_page_in_place_of_an_answer_is_an_address_that_is_wrong(provider: str) -> None:
+    asking = Asking(provider, [Page("<!doctype html>\n<title>Welcome</title>")])
+    assert (asking.turn.status, asking.asked.attempts) == ("not_found", 1)
+    assert "a page in HTML" in asking.turn.text and "Welcome" in asking.turn.text
+
+
+TWO = (("query", {"sql": "SELECT 1"}), ("read_scaffold", {"path": "agent.py"}))
+TWICE = (("query", {"sql": "SELECT 1"}), ("query", {"sql": "SELECT 2"}))
+
+
+@pytest.mark.parametrize("shape", typing.get_args(Shape))
+def test_calls_are_told_apart_however_they_are_streamed(shape: Shape) -> None:
+    scripts = [TWO, TWICE, TWO[:1]]
+    with LlmServer([Say(calls=calls, shape=shape) for calls in scripts]) as server:
+        client = model_client(LanguageModel("openai", "m"), server.environment("openai"))
+        for calls in scripts:
+            turn = client(QUERYING)
+            assert [(call.name, json.loads(call.arguments)) for call in turn.calls] == list(calls)
+            assert len({call.id for call in turn.calls}) == len(calls) and all(call.id for call in turn.calls)
+
+
+QUERYING = ModelRequest("m", "s", (QUESTION,), (STOP, *(Tool(name, "", {}) for name, _ in TWO)), 100)
+
+
+@BOTH
+def test_tokens_that_a_server_does_not_count_are_not_none(provider: str) -> None:
+    asking = Asking(provider, [Say("Yes.", usage=False)])
+    assert asking.turn.status == "answered" and asking.turn.usage is None and asking.asked.usage is None
+    if provider == "openai":
+        assert Asking(provider, [Say("Yes.", prompt=0, completion=0)]).asked.usage is None
+
+
+def test_what_is_not_counted_costs_nothing_where_nothing_costs() -> None:
+    assert Price(1, 2).micro_usd(None) is None and Price(0, 0).micro_usd(None) == 0
+
+
+@BOTH
+def test_what_the_cache_held_is_counted(provider: str) -> None:
+    assert Asking(provider, [Say("Yes.", cached=800)]).asked.usage == Usage(1000, 50, 800)
+
+
+def test_the_cache_is_told_where_the_next_call_begins() -> None:
+    request = next_request("anthropic", Say("Well.", (("stop", {"reason": "a"}),)))
+    marked = [block for message in request["messages"] for block in message["content"] if "cache_control" in block]
+    assert [block["type"] for block in marked] == ["text", "tool_result"] and "cache_control" in request["system"][0]
+
+
+def test_effort_and_room_are_told_as_the_api_has_it() -> None:
+    request = msgspec.structs.replace(REQUEST, effort="high", max_tokens=32_000)
+    (told,) = Asking("anthropic", [Say("Yes.")], request).requests
+    assert told["output_config"] == {"effort": "high"} and told["thinking"] == {"type": "adaptive"}
+    assert told["max_tokens"] == 32_000
+    for model, thinks in (("claude-opus-4-5-20251101", False), ("claude-opus-4-6", True), ("claude-sonnet-5", True)):
+        assert ("thinking" in anthropic_api._body(msgspec.structs.replace(request, model=model))) is thinks
+    (told,) = Asking("openai", [Say("Yes.")], request).requests
+    assert told["reasoning_effort"] == "high"
+    for provider in ("anthropic", "openai"):
+        (told,) = Asking(provider, [Say("Yes.")]).requests
+        assert not {"output_config", "thinking", "reasoning_effort"} & set(told)
+
+
+def test_who_follows_is_told_of_every_try() -> None:
+    class Told:
+        def __init__(self) -> None:
+            self.said: list[tuple[Any, ...]] = []
+
+        def report(self, *said: Any) -> None:
+            self.said.append(said)
+
+        def clear(self) -> None:
+            self.said.append(())
+
+    told = Told()
+    with LlmServer([Fail(503, "busy"), Say("Yes.")]) as server:
+        client = model_client(LanguageModel("openai", "m"), server.environment("openai"))
+        ask_with_retries(client, REQUEST, 0, lambda seconds: None, told, "openai:m")
+    assert [said[:1] for said in told.said] == [("an answer of openai:m",)] * 2 + [()]
+    _, error, attempt, attempts, retry_at = told.said[1]
+    assert "HTTP 503" in error and "busy" in error and (attempt, attempts) == (1, 10) and retry_at > 1.7e9
 
 
 def test_agents_are_named_by_provider_and_model() -> None:
     assert model_of("rules") is None
     assert model_of("anthropic:claude-opus-5") == LanguageModel("anthropic", "claude-opus-5")
     assert model_of("openai:qwen3:8b") == LanguageModel("openai", "qwen3:8b")
+    assert model_of("anthropic:m,effort=max,output=32000") == LanguageModel("anthropic", "m", "max", 32_000)
+    for setting in ("effort=huge", "output=10", "output=x", "efort=low", ""):
+        with pytest.raises(UsageError, match="expected effort= with one of low, medium"):
+            model_of(f"anthropic:m,{setting}")
     for name in ("gpt-5", "openai:", "rules:x", ""):
         with pytest.raises(UsageError, match="expected rules, anthropic:MODEL or openai:MODEL"):
             model_of(name)
@@ -315,6 +463,10 @@ def test_a_price_table_that_is_none_is_named(tmp_path: Path, text: str) -> None:
         load_prices({"EVOLOG_PRICES": str(tmp_path / "p.toml")})
 
 
-def test_a_retry_after_that_is_a_date_is_not_counted_on() -> None:
-    assert failure_of(429, "", {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}).after is None
+def test_a_retry_after_may_be_a_date_by_the_servers_clock() -> None:
+    date = {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT", "date": "Wed, 21 Oct 2026 07:27:30 GMT"}
+    assert failure_of(429, "", date).after == 30.0
+    assert failure_of(503, "", {**date, "date": "Wed, 21 Oct 2026 07:29:00 GMT"}).after == 0.0
+    assert failure_of(503, "", {"retry-after": "Wed, 21 Oct 2020 07:28:00 GMT"}).after == 0.0
+    assert failure_of(503, "", {"retry-after": "soon"}).after is None
     assert failure_of(503, "", {"retry-after-ms": "250"}).after == 0.25

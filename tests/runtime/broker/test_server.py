@@ -24,7 +24,7 @@ from events.catalogue import BY_TAG, CONSUMERS, SERVICES, published_by
 from events.errors import CheckFailed, Misconfigured, TryAgain, Unavailable
 from events.subjects import GOLD, LOG, PREFIX
 from runtime.broker import accounts, store
-from runtime.broker.accounts import API, BOOTSTRAP, OPERATOR, READERS, USERS, draw_passwords
+from runtime.broker.accounts import API, BOOTSTRAP, OPERATOR, READERS, USERS, draw_passwords, status_subject
 from runtime.broker.binary import find_binary
 from runtime.broker.children import free_port
 from runtime.broker.credentials import credentials_file
@@ -307,6 +307,60 @@ def test_nobody_hears_what_is_answered_to_another(tmp_path: Path, spy: str) -> N
             await wait_for(denied, len(heard))
             await client.flush()
             assert [subscription.pending_msgs for subscription in heard] == [0] * len(heard)
+
+    asyncio.run(check())
+
+
+def test_every_process_of_a_service_answers_the_operator(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with (
+            broker(tmp_path) as server,
+            account(server, "executor") as first,
+            account(server, "executor") as second,
+            account(server, "auditor") as auditor,
+            account(server, OPERATOR) as operator,
+        ):
+            questions = [status_subject(service) for service in SERVICES]
+            assert await operator.gather(questions) == []
+            await first.respond(status_subject("executor"), lambda: b"executor 0")
+            await second.respond(status_subject("executor"), lambda: b"executor 1")
+            await auditor.respond(status_subject("auditor"), lambda: b"auditor")
+            for connection in (first, second, auditor):
+                await (await connection.client()).flush()
+            assert sorted(await operator.gather(questions)) == [b"auditor", b"executor 0", b"executor 1"]
+            await (await first.client()).close()  # as where the broker was away
+            await first.client()
+            await (await first.client()).flush()
+            assert len(await operator.gather(questions)) == 3
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("user", [*SERVICES, BOOTSTRAP])
+def test_nobody_but_the_operator_asks_a_service_and_no_service_answers_for_another(tmp_path: Path, user: str) -> None:
+    async def check() -> None:
+        async with (
+            broker(tmp_path) as server,
+            plain(server, user) as (client, denied),
+            account(server, "policy") as policy,
+            account(server, OPERATOR) as operator,
+        ):
+            heard: list[bytes] = []
+
+            def answer() -> bytes:
+                heard.append(b"policy")
+                return heard[-1]
+
+            await policy.respond(status_subject("policy"), answer)
+            others = [name for name in SERVICES if name != user]
+            subjects = [status_subject(name) for name in SERVICES]
+            assert await answers(client, user, [(subject, b"") for subject in subjects]) == []
+            await wait_for(denied, len(subjects))
+            for subject in [*map(status_subject, others), "status.>", ">"]:
+                await client.subscribe(subject)
+            await client.flush()
+            await wait_for(denied, len(subjects) + len(others) + 2)
+            assert heard == [] and await operator.gather(subjects) == [b"policy"]
 
     asyncio.run(check())
 

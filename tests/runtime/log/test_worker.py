@@ -179,13 +179,28 @@ class Host:
         )
 
 
+def test_what_another_process_has_taken_is_told_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check() -> None:
+        log, host = verifier_log(), Host(patience=60.0)
+        await append_once(log, [trajectory(1)], SCANNER)
+        await host.turn(log)
+        host.wants.look()
+        assert host.told == ["Blob 12 is not in blobs."]
+        monkeypatch.setattr(worker, "TAKEN_ELSEWHERE", -1.0)
+        host.wants.look()
+        host.wants.look()
+        assert host.told[1:] == [None]
+
+    asyncio.run(check())
+
+
 def test_work_whose_host_lacks_something_is_put_off_and_the_rest_is_done() -> None:
     async def check() -> None:
         log, host = verifier_log(), Host(patience=60.0)
         await append_once(log, [trajectory(attempt) for attempt in range(3)], SCANNER)
         await host.turn(log)
         assert tags(log).count("trajectory_scored") == 2 and list(log.pending) == [2]
-        assert host.told[-1] == "Run r waits: Blob 12 is not in blobs. It is tried again every few seconds."
+        assert host.told[-1] == "Blob 12 is not in blobs."
         host.lacks = False
         log.redeliver()
         await host.turn(log)

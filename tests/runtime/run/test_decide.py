@@ -7,7 +7,7 @@ import pytest
 
 from events import codec
 from events.change import ProposalFailed, ScaffoldRequested
-from events.choice import FeedbackRequested
+from events.choice import FeedbackRequested, TrialFinished
 from events.fact import Fact
 from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
 from events.kinds import AuditAction, AuditLever, Memory, Purpose
@@ -24,7 +24,7 @@ from events.weights import (
 )
 from runtime.run.batch import batch_digest
 from runtime.run.fork import comparable_from
-from tests.harness.facts import DEV, agent_called, chosen, event_of, proposed, scores, started, update
+from tests.harness.facts import DEV, agent_called, chosen, event_of, example, proposed, scores, started, update
 from tests.harness.given import Scenario, given
 
 
@@ -314,6 +314,20 @@ def test_what_the_agents_model_costs_counts_in_the_budget(
     assert [finished.reason for finished in story.of(RunFinished)] == ([reason] if reason else [])
     (evaluated,) = story.of(CandidateEvaluated)
     assert (evaluated.tokens, evaluated.micro_usd) == (110, price or 0)
+
+
+def test_what_an_agent_tries_counts_in_the_budget() -> None:
+    trial = example(TrialFinished, generation=0, rollouts=5, prompt_tokens=90, completion_tokens=10, micro_usd=3)
+    story = played(given(started(budget=Budget(rollouts=16)), trial, proposed()), {"d1"})
+    (evaluated,) = story.of(CandidateEvaluated)
+    assert (evaluated.rollouts, evaluated.tokens, evaluated.micro_usd) == (11, 100, 3)
+    assert [finished.reason for finished in story.of(RunFinished)] == ["budget exhausted"]  # 5 are left, 6 are needed
+
+
+def test_tokens_that_are_not_reported_count_for_nothing() -> None:
+    called = agent_called(0, agent="meta_agent", prompt_tokens=None, completion_tokens=None, micro_usd=None)
+    (evaluated,) = played(given(started(), called, proposed()), {"d1"}).of(CandidateEvaluated)
+    assert (evaluated.tokens, evaluated.micro_usd) == (0, 0)
 
 
 @pytest.mark.parametrize(("rollouts", "reason"), [(6, "budget exhausted"), (11, "budget exhausted"), (12, None)])

@@ -31,6 +31,8 @@ from runtime.rollouts.shard import RolloutShard
 from runtime.run.order import RunOrder
 from services.cli.live import run_task
 from services.host.settings import scaffold_limits
+from services.host.statuses import read_statuses
+from services.views.waiting import obstacles, waiting_sentence
 from tasks.contract import FOLDS, Example, Public
 from tasks.loading import load
 from tests.harness import lawbench_standin
@@ -202,7 +204,7 @@ def test_scaffolds_that_do_not_work_fail_in_words_and_score_nothing(place: CliHa
     listed = {row["run"]: row for row in json.loads(place.evolog("ls", "--json").out)["runs"]}
     for kind in SCAFFOLDS:
         row = listed[f"scaffold-{kind}"]
-        assert (row["state"], row["reason"], row["score"]) == ("finished", NOTHING, None), kind
+        assert (row["state"], row["reason"], row["score"]) == ("failed", NOTHING, None), kind
     failed = asked(
         place,
         "select run, kind, count(*) as n, min(length(reason)) > 9 as said from rollout_failed group by all order by "
@@ -248,8 +250,10 @@ def test_a_run_that_fails_exits_with_1_and_says_where_to_look(place: CliHarness)
 
 
 def test_a_run_of_a_task_that_is_not_here_waits_in_words_and_spends_nothing(place: CliHarness) -> None:
-    (sentence,) = place.node.waiting("elsewhere")
-    assert "Run elsewhere waits: There is no task '/nowhere/task'" in sentence and "It is tried again" in sentence
+    statuses = read_statuses(place.node)
+    assert [status.process for status in statuses].count("executor-1") == 1 and len(statuses) == 10
+    (sentence, *_) = (waiting_sentence(status, one, one.since) for status, one in obstacles("elsewhere", statuses))
+    assert "waits for what its host lacks: There is no task '/nowhere/task'" in sentence
     assert report(place, "elsewhere")["state"] == "running"
     assert asked(place, "select * from proposal_failed where run = 'elsewhere'") == []
 
@@ -277,7 +281,10 @@ def test_a_full_disk_stops_all_in_good_order_and_the_runs_go_on_when_there_is_ro
         code == 69 and "run watched is safe in the log: `evolog up` goes on with it" in said and "Traceback" not in said
     )
     assert report(place, "watched")["reason"] == "all 1 generations are done"
-    assert len(asked(place, "from runs where state = 'finished'")) == len(asked(place, "from run_started")) - 1
+    assert (
+        len(asked(place, "from runs where state in ('finished', 'failed')"))
+        == len(asked(place, "from run_started")) - 1
+    )
 
 
 def test_unreadable_messages_are_set_aside_and_disturb_nothing(place: CliHarness) -> None:

@@ -5,21 +5,26 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import msgspec
 import pytest
 
 from events.codec import Event
-from events.errors import Misconfigured, Unavailable
+from events.errors import Misconfigured, Unavailable, UsageError
 from events.run import RunStarted
 from replay.report import Reporter
 from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import Stored
-from runtime.run.order import RunOrder
+from runtime.run.order import RunOrder, Search
+from runtime.status import Status
 from services.host import orders
 from services.host.node import Node, Running
-from services.host.orders import check, check_agent
+from services.host.orders import check, check_agent, check_levers
+from services.host.statuses import StatusBoard
 from services.host.supervisor import service_environment
+from tasks.loading import load
 from tests.harness.facts import started
 from tests.harness.paths import TOY
 
@@ -85,6 +90,9 @@ class Screen:
         """Keep it."""
         self.said.append(sentence)
 
+    def wait(self, seconds: float, statuses: Sequence[Status]) -> None:
+        """Nothing to show."""
+
     def update(self, events: Sequence[Event], reporter: Reporter) -> None:
         """Count the looks."""
         self._looks += 1
@@ -98,11 +106,31 @@ def test_whoever_follows_a_run_is_told_once_what_keeps_it_from_going_on(
     monkeypatch.setattr(orders, "SAID_AFTER", -1.0)
     node, screen = Node(tmp_path), Screen()
     up = Running(pid=os.getpid(), url="u", policy_url="p", started="s", version="v", troubles=("policy 0 ended.",))
-    log = AwayLog(MemoryStream())
+    log, nobody = AwayLog(MemoryStream()), cast(StatusBoard, SimpleNamespace(statuses=list))
     with node.hold():
         node.write(up)
-        assert asyncio.run(orders._follow(node, log, log, "r", started(), 0, screen, screen.interrupted)) is None
+        following = orders._follow(node, log, log, "r", started(), 0, screen, screen.interrupted, nobody)
+        assert asyncio.run(following) is None
     assert screen.said == [
         "policy 0 ended.",
         "The log cannot be read, which is tried again until it can: No broker answers.",
     ]
+
+
+def test_a_lever_that_nobody_can_pull_is_said_before_a_run_starts() -> None:
+    """The task `unlabelled` has no catalogue of edits, and the agent `rules` writes no scaffold."""
+    task = load(str(TOY.parent / "unlabelled"))
+    order = RunOrder(task=str(task.folder), levers="both", seed=0, generations=None, budget="")
+    said = check_levers(order, task)
+    assert said.startswith("Of the levers scaffold and weights, only weights can act: task unlabelled has no catalogue")
+    assert "name a language model with --agent" in said
+    with pytest.raises(UsageError, match="No lever of this run can act"):
+        check_levers(order._replace(levers="scaffold"), task)
+    for fine in (
+        order._replace(agent="openai:m"),
+        order._replace(levers="weights"),
+        order._replace(levers="scaffold", generations=0),
+        order._replace(levers="scaffold", search=Search(strategy="best_of_k")),
+    ):
+        assert check_levers(fine, task) == ""
+    assert check_levers(order._replace(levers="scaffold"), load(str(TOY))) == ""
