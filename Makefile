@@ -13,7 +13,7 @@ QUICK := tests/test_*.py tests/events tests/algorithms/learning tests/algorithms
   tests/replay/audit/statistics tests/replay/audit/provenance tests/runtime/blobs tests/runtime/effects \
   tests/runtime/run tests/services/views tests/tasks
 
-.PHONY: run quick test test-slow test-long coverage sim audit-self style lint bench gpu vllm-cpu sandbox
+.PHONY: run quick test test-slow test-long coverage sim audit-self style lint bench gpu vllm-cpu sandbox browser
 .DELETE_ON_ERROR:
 
 .venv/run: pyproject.toml .ci/constraints.txt
@@ -38,6 +38,12 @@ sandbox:  # what scaffolds are confined with: installed where that needs no pass
 	  { $$as apt-get install -y -q bubblewrap || { $$as apt-get update -q && $$as apt-get install -y -q bubblewrap; }; } >/dev/null 2>&1; } || \
 	  echo "Scaffolds are confined by bubblewrap, which is not installed: apt-get install bubblewrap, or dnf install bubblewrap." >&2
 
+browser:  # what the dashboard's tests look at its pages with: installed where that needs no password; they skip without it
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || { command -v apt-get >/dev/null && \
+	  if [ "$$(id -u)" = 0 ]; then as=; else as="sudo -n"; fi && \
+	  { $$as apt-get install -y -q chromium || { $$as apt-get update -q && $$as apt-get install -y -q chromium; }; } >/dev/null 2>&1; } || \
+	  echo "The dashboard is not tried in a browser: apt-get install chromium." >&2
+
 run: .venv/run sandbox  ## the main job, from nothing to a finished run on real data
 	$(BIN)/evolog data get lawbench
 	$(BIN)/evolog run lawbench $(RUN_FLAGS)
@@ -49,7 +55,7 @@ quick: .venv/dev  ## for every save: what needs no server, no sandbox and no tra
 test: .venv/dev sandbox style  ## everything that must hold, but for what is slow; mypy, which has one process, beside it
 	@$(BIN)/mypy & types=$$!; $(PYTEST); tests=$$?; wait $$types || { echo "mypy found what is said above." >&2; exit 1; }; exit $$tests
 
-test-slow: .venv/dev sandbox  ## whole systems, killing, attacks, pre-training, the pages' commands
+test-slow: .venv/dev sandbox browser  ## whole systems, killing, attacks, pre-training, the pages' commands
 	$(PYTEST) --no-loadscope-reorder -m "slow and not long"  # in tests/conftest.py's order: what takes longest first
 
 test-long: .venv/dev sandbox  ## what takes minutes, with its figures

@@ -116,7 +116,7 @@ MAY_WRITE = {
 """Which files import modules by names that they make up, which go through all files of a folder, and which name the
 stream GOLD.
 """
-ROOMS = ("services.cli", "services.host", "services.views")
+ROOMS = ("services.cli", "services.dashboard", "services.host", "services.views")
 """The packages of services that are no process."""
 
 IN_SANDBOX = ("tasks/trimul/sandboxed/", "tasks/trimul/kernels/")
@@ -165,9 +165,7 @@ def test_nobody_imports_the_command_line_but_itself() -> None:
 
 def test_a_process_and_its_host_know_nothing_of_what_a_user_sees() -> None:
     def of(module: str) -> bool:
-        return (is_process(module) and not within(module, "services.cli", "services.views")) or within(
-            module, "services.host"
-        )
+        return (is_process(module) and not within(module, *ROOMS)) or within(module, "services.host")
 
     assert wrong_imports(of, lambda other: within(other, "services.views", "services.cli")) == []
 

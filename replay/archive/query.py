@@ -71,14 +71,29 @@ def query(directory: Path, sql: str) -> QueryResult:
     Raises `UsageError` for SQL that is wrong or not allowed, `NotFound` where there is no archive, `TryAgain` where it
     is busy, and `UserError` with code 124 where the query takes too long.
     """
+    with contextlib.closing(_asked(directory, sql)) as lines:
+        return collect(lines)
+
+
+def first_rows(directory: Path, sql: str, limit: int) -> tuple[QueryResult, bool]:
+    """As `query`, with the first `limit` rows alone, and whether there are more: the rest is never read."""
+    with contextlib.closing(_asked(directory, sql)) as lines:
+        return _collect(lines, limit)
+
+
+def _asked(directory: Path, sql: str) -> Generator[bytes]:
+    """The lines of the answer by the archivist, or from the file while none is listening."""
     client = _dial(directory / SOCKET)
     if client is None:
-        return query_file(directory / ARCHIVE, sql)
+        archive = directory / ARCHIVE
+        with contextlib.closing(answer(lambda: connect(archive, read_only=True), archive, sql)) as lines:
+            yield from lines
+        return
     try:
         with client, client.makefile("rwb") as stream:
             stream.write(JSON_ENCODER.encode(QueryRequest(sql)) + b"\n")
             stream.flush()
-            return collect(stream)
+            yield from stream
     except OSError as wrong:
         raise TryAgain(f"The archivist does not answer to the end ({wrong}); ask again.") from wrong
 
@@ -264,6 +279,10 @@ def _distinct(names: Iterable[str]) -> tuple[str, ...]:
 
 def collect(lines: Iterable[bytes]) -> QueryResult:
     """The result in the lines of an answer; raises the error that they end with."""
+    return _collect(lines, None)[0]
+
+
+def _collect(lines: Iterable[bytes], limit: int | None) -> tuple[QueryResult, bool]:
     columns: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
     rows: list[tuple[Any, ...]] = []
@@ -273,8 +292,10 @@ def collect(lines: Iterable[bytes]) -> QueryResult:
             case AnswerLine(error="", end=-1):
                 columns, types = columns or line.columns, types or line.types
                 rows.extend(line.rows)
+                if limit is not None and len(rows) > limit:
+                    return QueryResult(columns, types, rows[:limit]), True
             case AnswerLine(error=""):
-                return QueryResult(columns, types, rows)
+                return QueryResult(columns, types, rows), False
             case _:
                 raise _ERRORS.get(line.code, UserError)(line.error, code=line.code)
     raise TryAgain("The archivist stopped in the middle of its answer; ask again.")

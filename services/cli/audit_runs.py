@@ -91,6 +91,13 @@ def audit_run(
     return exit_code(report.audit.state, fail_on, unknown=bool(unknown(report.audit)))
 
 
+def load_audit(directory: Path, name: str, access: TaskAccess) -> AuditReport:
+    """The audit of a run: the one that is kept, where nothing has changed since, or else computed anew."""
+    node = Node(directory)
+    kept = None if find_export(node, name) else kept_audit(node, name, access._replace(exported=False))
+    return kept or _audited(node, name, access)
+
+
 def _audited(node: Node, name: str, access: TaskAccess) -> AuditReport:
     """The audit of a run, computed anew; one that has finished is kept."""
     if find_export(node, name):

@@ -20,6 +20,7 @@ from services.cli.data import data
 from services.cli.diff import diff
 from services.cli.doctor import doctor
 from services.cli.down import down
+from services.cli.export import export
 from services.cli.fork import fork
 from services.cli.gc import gc
 from services.cli.get import get
@@ -27,10 +28,12 @@ from services.cli.import_ import import_
 from services.cli.init import init
 from services.cli.logs import logs
 from services.cli.ls import ls
+from services.cli.mcp import mcp
 from services.cli.model import model
 from services.cli.options import flag_names, is_settable, named_flags
 from services.cli.pause import cancel, pause, resume
 from services.cli.replay import replay
+from services.cli.report import report
 from services.cli.rm import rm
 from services.cli.run import run
 from services.cli.service import service
@@ -38,6 +41,7 @@ from services.cli.show import show
 from services.cli.sign import sign, verify
 from services.cli.sql import sql
 from services.cli.task import task
+from services.cli.ui import ui
 from services.cli.up import up
 from services.cli.watch import watch
 from services.host import hints
@@ -45,9 +49,9 @@ from services.host.visible import visible_output
 
 VERBS: dict[str, tuple[click.Command, ...]] = {
     "Start a run": (run, ablate, fork),
-    "Follow it": (watch, ls, show, pause, resume, cancel),
-    "Ask what happened": (sql, get, replay, diff, audit, sign, verify),
-    "Bring in": (task, data, model, import_),
+    "Follow it": (watch, ui, ls, show, pause, resume, cancel),
+    "Ask what happened": (sql, get, replay, diff, audit, report, sign, verify, mcp),
+    "Bring in and take out": (task, data, model, import_, export),
     "Operate": (up, down, logs, service, doctor, gc, rm, init, completion),
 }
 """The commands, by what one wants of them, in the order in which help lists them."""

@@ -35,4 +35,4 @@ def find_export(node: Node, name: str) -> Path | None:
     if len(matching) == 1:
         return node.imports / matching[0]
     path = Path(name)
-    return path if folder.is_export(path) and (len(path.parts) > 1 or not node.nats_dir.is_dir()) else None
+    return path if folder.is_export(path) and ("/" in name or not node.nats_dir.is_dir()) else None

@@ -1,7 +1,7 @@
 """An audit as one self-contained HTML page: verdict, pictures, tables and findings."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 
 from replay.audit.audit import AuditReport
@@ -36,9 +36,9 @@ def page(report: AuditReport, pictures: Sequence[Picture]) -> str:
     parts = [
         f'<h1 class="{audit.state}">{escape(title)}</h1>',
         *(f"<p>{escape(line)}</p>" for line in words.opening(report)),
-        *map(_figure, pictures),
-        *map(_table, words.tables(audit)),
-        *(_list(heading, lines) for heading, lines in words.closing(report)),
+        *map(figure_html, pictures),
+        *map(table_html, words.tables(audit)),
+        *(list_html(heading, lines) for heading, lines in words.closing(report)),
     ]
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -51,14 +51,16 @@ def page(report: AuditReport, pictures: Sequence[Picture]) -> str:
     )
 
 
-def _figure(picture: Picture) -> str:
+def figure_html(picture: Picture) -> str:
+    """A picture under its title, with its bytes inside."""
     data = base64.b64encode(picture.png).decode()
     image = f'<img alt="{escape(picture.alt)}" src="data:image/png;base64,{data}">'
     return f"<h2>{escape(picture.title)}</h2>\n<figure>{image}</figure>"
 
 
-def _table(table: AuditTable) -> str:
-    kinds = [' class="words"' if column in words.WORDS else "" for column in table.columns]
+def table_html(table: AuditTable, left: Collection[str] = words.WORDS) -> str:
+    """A table under its title, with its notes below; the columns in `left` begin at the left."""
+    kinds = [' class="words"' if column in left else "" for column in table.columns]
     head = "".join(
         f'<th scope="col"{kind}>{escape(column)}</th>' for column, kind in zip(table.columns, kinds, strict=True)
     )
@@ -71,6 +73,7 @@ def _table(table: AuditTable) -> str:
     return f'<h2>{escape(table.title)}</h2>\n<div class="wide">{grid}</div>\n{notes}'
 
 
-def _list(heading: str, lines: Sequence[str]) -> str:
+def list_html(heading: str, lines: Sequence[str]) -> str:
+    """Lines as a list under a heading."""
     items = "\n".join(f"<li>{escape(line)}</li>" for line in lines)
     return f"<h2>{escape(heading.removesuffix(':'))}</h2>\n<ul>\n{items}\n</ul>"

@@ -1,0 +1,156 @@
+"""What the dashboard's pages are made of: rows of the archive, blobs, and, for the operator alone, facts of GOLD.
+
+Every answer is bounded by its query, so that neither memory nor pages grow with the log.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from events import codec, subjects
+from events.errors import CheckFailed, NotFound, UserError
+from events.fact import Fact
+from events.gold import AuditFinished, DevAnswersScored, DriftFlagged, GoldFailed, GoldScored, PairMeasured
+from events.subjects import GOLD
+from replay.archive.query import QueryResult, query, query_file
+from replay.audit.audit import AuditReport
+from runtime.blobs.directory import Blobs
+from runtime.run.loading import TaskAccess
+from services.host.context import operator
+from services.host.kept_audits import kept_audit
+from services.host.node import Node
+
+GOLD_TYPES: Sequence[type[Fact]] = (GoldScored, GoldFailed, PairMeasured, DevAnswersScored, DriftFlagged, AuditFinished)
+"""The facts of GOLD that pages show: a few for each candidate."""
+LONGEST_FILE = 200_000
+"""Characters of one file, prompt or answer that a page shows; of a longer one it says what is left out."""
+
+MOST_GOLD = 5000
+"""Facts of GOLD that a page reads at most."""
+
+Row = Mapping[str, Any]
+
+
+class Clipped(NamedTuple):
+    """A text as a page shows it, and how many characters of it are left out."""
+
+    text: str
+    left_out: int
+
+
+class Source:
+    """Reads one project directory for the pages, whether it is up or not."""
+
+    def __init__(self, directory: Path, *, gold: bool) -> None:
+        self.node = Node(directory)
+        self.gold = gold
+        """Whether facts of GOLD may be shown: the directory's operator asked for them."""
+        self._blobs = Blobs(self.node.blobs)
+
+    async def result(self, sql: str) -> QueryResult:
+        """The answer of the archive to a query, as `evolog sql` gives it; raises what that raises."""
+        return await asyncio.to_thread(query, self.node.directory, sql)
+
+    async def rows(self, sql: str) -> list[Row]:
+        """The rows of an answer, each by its columns' names."""
+        return _rows(await self.result(sql))
+
+    async def row(self, sql: str, missing: str) -> Row:
+        """The only row of an answer; raises `NotFound` with this sentence where there is none."""
+        rows = await self.rows(sql)
+        if not rows:
+            raise NotFound(missing)
+        return rows[0]
+
+    async def head(self) -> int:
+        """The sequence of the last event that the archive holds; 0 where there is no archive yet."""
+        try:
+            return int((await self.rows("SELECT coalesce(max(seq), 0) AS head FROM events"))[0]["head"])
+        except UserError:
+            return 0
+
+    async def files(self, tree: str) -> dict[str, Clipped]:
+        """The files of a scaffold by path, as text."""
+        try:
+            found = await asyncio.to_thread(self._blobs.get_tree, tree)
+        except (CheckFailed, NotFound) as wrong:
+            return {"missing": Clipped(str(wrong), 0)}
+        return {path: clip(content.decode("utf-8", "replace")) for path, content in sorted(found.items())}
+
+    async def text(self, digest: str) -> Clipped:
+        """A blob as text, cut where it is long."""
+        try:
+            content = await asyncio.to_thread(self._blobs.get, digest)
+        except (CheckFailed, NotFound) as wrong:
+            return Clipped(str(wrong), 0)
+        return clip(content.decode("utf-8", "replace"))
+
+    async def kept_audit(self, run: str) -> AuditReport | None:
+        """The audit of a finished run that `evolog audit` has kept, if all is as it was then; it is never made here."""
+        return await asyncio.to_thread(kept_audit, self.node, run, TaskAccess(folder="", trusted=False, exported=False))
+
+    async def gold_facts(self, run: str) -> list[Fact]:
+        """The facts of GOLD about a run that pages show, in the order in which they were stored; none without gold."""
+        return await self._gold(run, GOLD_TYPES)
+
+    async def verdicts(self) -> dict[str, DriftFlagged]:
+        """What the auditor said last of each run; nothing without gold."""
+        return {
+            run: fact for run, fact in await self._gold_by_run("*", (DriftFlagged,)) if isinstance(fact, DriftFlagged)
+        }
+
+    async def _gold(self, run: str, kinds: Sequence[type[Fact]]) -> list[Fact]:
+        return [fact for _, fact in await self._gold_by_run(run, kinds)]
+
+    async def _gold_by_run(self, run: str, kinds: Sequence[type[Fact]]) -> list[tuple[str, Fact]]:
+        """From the stream GOLD while its broker is up, and from its archive while nobody holds that."""
+        if not self.gold:
+            return []
+        if self.node.alive():
+            return await self._gold_log(run, kinds)
+        if self.node.gold_archive.exists():
+            return await asyncio.to_thread(_gold_archive, self.node.gold_archive, run, kinds)
+        return []
+
+    async def _gold_log(self, run: str, kinds: Sequence[type[Fact]]) -> list[tuple[str, Fact]]:
+        facts: list[tuple[int, str, Fact]] = []
+        async with operator(self.node) as connection:
+            log = connection.log(GOLD)
+            for place in await log.last([subjects.subject(GOLD, run, "*", kind.tag()) for kind in kinds]):
+                for stored in await log.read(1, 1, place):
+                    event = codec.decode_at(stored.subject, stored.data)
+                    facts.append((stored.sequence, event.run, event.data))
+        return [(of, fact) for _, of, fact in sorted(facts, key=lambda one: one[0])]
+
+
+def _gold_archive(path: Path, run: str, kinds: Sequence[type[Fact]]) -> list[tuple[str, Fact]]:
+    parts = [
+        f"SELECT seq, run, '{kind.tag()}' AS tag, to_json(t) AS fields FROM \"{kind.tag()}\" t"
+        + (f" WHERE run = {literal(run)}" if run != "*" else "")
+        for kind in kinds
+    ]
+    by_tag = {kind.tag(): kind for kind in kinds}
+    result = query_file(path, " UNION ALL ".join(parts) + f" ORDER BY seq LIMIT {MOST_GOLD}")
+    facts = []
+    for _, of, tag, fields in result.rows:
+        values = msgspec.json.decode(fields)
+        named = {name: values[name] for name in by_tag[tag].__struct_fields__ if values.get(name) is not None}
+        facts.append((of, msgspec.convert(named, by_tag[tag])))
+    return facts
+
+
+def clip(text: str, longest: int = LONGEST_FILE) -> Clipped:
+    """The text, cut where it is longer than a page should hold."""
+    return Clipped(text[:longest], max(0, len(text) - longest))
+
+
+def literal(text: str) -> str:
+    """A text as a literal of SQL."""
+    return "'" + text.replace("'", "''").replace("\x00", "") + "'"
+
+
+def _rows(result: QueryResult) -> list[Row]:
+    return [dict(zip(result.columns, row, strict=True)) for row in result.rows]

@@ -1,0 +1,108 @@
+"""The dashboard in a real browser: no error of a script, nothing that the page's policy stops, and nothing that keeps
+out who cannot see well (axe-core's serious and critical findings).
+"""
+
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from services.dashboard.app import create_app
+from services.dashboard.source import Source
+from tests.harness.dashboard import TOKEN, addresses, client, make_hostile, recorded_directory
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium"),
+]
+HISTORY = "decider-version-5"
+
+
+@contextmanager
+def served(directory: Path) -> Iterator[str]:
+    """The dashboard of a directory at an address of this machine."""
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(Source(directory, gold=True), TOKEN, ["127.0.0.1"]),
+            port=0,
+            log_level="error",
+            timeout_graceful_shutdown=1,
+        )
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        thread.join(0.05)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    with playwright.sync_playwright() as started:
+        made = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield made
+        made.close()
+
+
+@pytest.mark.parametrize(
+    ("hostile", "width", "scheme"),
+    [(False, 1200, "light"), (True, 380, "dark")],
+    ids=["as recorded, wide and light", "hostile texts, narrow and dark"],
+)
+def test_every_page_works_in_a_browser(browser, tmp_path: Path, hostile: bool, width: int, scheme: str) -> None:  # type: ignore[no-untyped-def]
+    directory = tmp_path / "recorded"
+    run = recorded_directory(directory, HISTORY)
+    if hostile:
+        make_hostile(directory)
+    with client(directory) as page:
+        all_addresses = addresses(page, run)
+    wrong: list[str] = []
+    with served(directory) as base:
+        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        page = context.new_page()
+        page.on("console", lambda said: wrong.append(f"{said.type}: {said.text}") if said.type == "error" else None)
+        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (wrong.append("a hostile script ran"), dialog.dismiss()))
+        page.set_default_timeout(120_000)
+        page.goto(f"{base}/?token={TOKEN}")
+        for address in all_addresses:
+            page.goto(base + address)
+            wide = page.evaluate("document.documentElement.scrollWidth")
+            wrong += [f"{address} is {wide} pixels wide on a screen of {width}"] if wide > width else []
+            found = axe.Axe().run(page).response["violations"]
+            wrong += [
+                f"{address}: {one['id']} ({one['nodes'][0]['html'][:200]})"
+                for one in found
+                if one["impact"] in ("serious", "critical")
+            ]
+        context.close()
+    assert not wrong, "\n".join(wrong)
+
+
+def test_pictures_that_scripts_draw_are_there(browser, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    run = recorded_directory(tmp_path / "recorded", HISTORY)
+    with served(tmp_path / "recorded") as base:
+        page = browser.new_page()
+        page.set_default_timeout(120_000)
+        page.goto(f"{base}/?token={TOKEN}")
+        page.goto(f"{base}/runs/{run}/lineage")
+        assert page.locator("#tree svg a.node").count() > 2
+        page.locator("#tree svg a.node").nth(1).focus()
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/candidates/*")
+        page.goto(f"{base}/runs/{run}/training")
+        assert page.locator("#plots canvas[role=img]").count() >= 6
+        page.goto(f"{base}/runs/{run}/candidates/1")
+        assert page.locator("#diff .d2h-wrapper").count() == 1
+        page.close()
