@@ -14,6 +14,7 @@ from services.cli.options import (
     preflight_option,
     setting_source,
 )
+from services.cli.ui import dashboard_beside, ui_option
 
 
 @click.command(
@@ -39,6 +40,7 @@ from services.cli.options import (
 @preflight_option
 @click.option("--detach", is_flag=True, help="Start the run and return; print its name.")
 @click.option("--dry-run", is_flag=True, help="Print what would run and where each setting comes from; start nothing.")
+@ui_option
 @order_options
 @config_options
 @as_json
@@ -51,6 +53,7 @@ def run(
     preflight: bool,
     detach: bool,
     dry_run: bool,
+    with_ui: bool,
     directory: Path,
     as_json: bool,
     **options: Any,
@@ -69,7 +72,8 @@ def run(
         from services.host.node import Node
 
         task = adopt(origin, task, Node(directory), "none" if options["sandbox"] == "none" else "")
-    return run_task(directory, order_of(task, options), detach=detach, as_json=as_json, preflight=preflight)
+    with dashboard_beside(directory, wanted=with_ui and not detach):
+        return run_task(directory, order_of(task, options), detach=detach, as_json=as_json, preflight=preflight)
 
 
 def show_plan(

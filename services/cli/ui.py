@@ -1,11 +1,18 @@
 """`evolog ui`."""
 
+import contextlib
+import subprocess
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from events.errors import Misconfigured, NotFound, UsageError
 from services.cli.options import directory, examples
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
@@ -37,3 +44,30 @@ def ui(
     if not directory.is_dir():
         raise NotFound(f"There is no project directory {directory}: `evolog run TASK` makes one.")
     serve(directory, host, port, token, (tls_cert, tls_key) if tls_cert and tls_key else None, gold=gold)
+
+
+def ui_option(function: Any) -> Any:
+    """The flag of the commands that may show the dashboard beside what they do."""
+    return click.option("--ui", "with_ui", is_flag=True, help="Show the runs in a browser meanwhile: `evolog ui`.")(
+        function
+    )
+
+
+@contextlib.contextmanager
+def dashboard_beside(directory: Path, *, wanted: bool) -> "Iterator[None]":
+    """The dashboard of a directory in a process of its own for as long as this lasts, its address said on stderr."""
+    if not wanted:
+        yield
+        return
+    import services.dashboard.server  # noqa: F401  what is missing is said before anything is started
+
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    command = [sys.executable, "-P", "-m", "services.cli", "ui", "--dir", str(directory), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout is not None
+        click.echo(f"dashboard: {process.stdout.readline().strip() or 'it did not start'}", err=True)
+        yield
+    finally:
+        process.terminate()
+        process.wait()

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from services.cli.options import directory, examples
+from services.cli.ui import dashboard_beside, ui_option
 
 
 @click.command(epilog=examples("evolog up --executors 4"))
@@ -14,7 +15,8 @@ from services.cli.options import directory, examples
 @click.option(
     "--nats", default=None, help="Use this broker instead of an embedded one, with the accounts in DIR/credentials."
 )
-def up(directory: Path, executors: int, verifiers: int, nats: str | None) -> None:
+@ui_option
+def up(directory: Path, executors: int, verifiers: int, nats: str | None, with_ui: bool) -> None:
     """Start the broker and every service, and keep them running.
 
     Unfinished runs go on.
@@ -28,13 +30,14 @@ def up(directory: Path, executors: int, verifiers: int, nats: str | None) -> Non
 
     level_of(os.environ.get(LEVEL_VARIABLE))  # said here, once, rather than by every service
 
-    asyncio.run(
-        supervise(
-            directory,
-            executors=executors,
-            verifiers=verifiers,
-            embedded=nats is None,
-            nats_url=nats,
-            on_event=to_stderr if sys.stderr.isatty() else to_log,
+    with dashboard_beside(directory, wanted=with_ui):
+        asyncio.run(
+            supervise(
+                directory,
+                executors=executors,
+                verifiers=verifiers,
+                embedded=nats is None,
+                nats_url=nats,
+                on_event=to_stderr if sys.stderr.isatty() else to_log,
+            )
         )
-    )

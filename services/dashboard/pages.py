@@ -8,6 +8,7 @@ import csv
 import difflib
 import io
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -22,6 +23,7 @@ from replay.archive.query import QueryResult
 from services.dashboard.audit_page import audit_content
 from services.dashboard.charts import Happening, Line, Point, chart, sparkline, timeline
 from services.dashboard.source import Row, Source, clip, literal
+from services.views.waiting import present
 
 PAGE_ROWS = 50
 LONGEST_LISTING = 200
@@ -150,13 +152,13 @@ async def overview(source: Source, request: Request) -> Content:
         "next": _address(request, after=shown[-1]["generation"]) if len(generations) > LONGEST_LISTING else "",
         "picture": chart([_dev_line(run, shown), *_gold_lines(gold)], f"Scores of {run} by generation", "generation"),
         "costs": chart([Line("tokens so far", "tokens", costs)], f"Tokens of {run}", "generation", unit=False),
-        "services": _services(source),
+        "services": await _services(source, run),
         "last": await source.rows(
             f"SELECT seq, time, tag, source FROM events WHERE run = {literal(run)} ORDER BY seq DESC LIMIT 8"
         ),
         "cells": [fact for fact in gold if isinstance(fact, GoldScored)],
         "cells_failed": [fact for fact in gold if isinstance(fact, GoldFailed)],
-        "live": row["state"] not in ("finished", "failed", "cancelled"),
+        "live": row["state"] in ("running", "paused"),
     }
 
 
@@ -188,15 +190,18 @@ def _mean(scores: Mapping[str, Sequence[float]]) -> float | None:
     return sum(means) / len(means) if means else None
 
 
-def _services(source: Source) -> list[Row]:
-    """What is up, in words; a service that cannot work or keeps ending is named with its reason."""
-    running = source.node.running() if source.node.alive() else None
-    if running is None:
-        return []
+async def _services(source: Source, run: str) -> list[Row]:
+    """What each process does and waits for now, in words, for this run or for no run in particular."""
+    now = time.time()
     return [
-        *({"name": name, "words": sentence} for name, sentence in sorted(running.unfit.items())),
-        *({"name": "supervisor", "words": sentence} for sentence in running.troubles),
-    ] or [{"name": "all services", "words": f"up since {running.started}"}]
+        {
+            "name": status.process,
+            "host": status.host,
+            "words": "; ".join(present(run, [status], now)) or "has nothing in hand",
+            "error": status.last_error,
+        }
+        for status in await source.statuses()
+    ]
 
 
 async def lineage(source: Source, request: Request) -> Content:

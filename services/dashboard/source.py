@@ -19,9 +19,11 @@ from replay.archive.query import QueryResult, query, query_file
 from replay.audit.audit import AuditReport
 from runtime.blobs.directory import Blobs
 from runtime.run.loading import TaskAccess
+from runtime.status import Status
 from services.host.context import operator
 from services.host.kept_audits import kept_audit
 from services.host.node import Node
+from services.host.statuses import read_statuses
 
 GOLD_TYPES: Sequence[type[Fact]] = (GoldScored, GoldFailed, PairMeasured, DevAnswersScored, DriftFlagged, AuditFinished)
 """The facts of GOLD that pages show: a few for each candidate."""
@@ -71,6 +73,10 @@ class Source:
             return int((await self.rows("SELECT coalesce(max(seq), 0) AS head FROM events"))[0]["head"])
         except UserError:
             return 0
+
+    async def statuses(self) -> list[Status]:
+        """What each process of a service does and waits for now, as it says itself; nothing where none is up."""
+        return await asyncio.to_thread(read_statuses, self.node)
 
     async def files(self, tree: str) -> dict[str, Clipped]:
         """The files of a scaffold by path, as text."""

@@ -68,12 +68,17 @@ def test_every_page_works_in_a_browser(browser, tmp_path: Path, hostile: bool, w
     with client(directory) as page:
         all_addresses = addresses(page, run)
     wrong: list[str] = []
+
+    def on_dialog(dialog) -> None:  # type: ignore[no-untyped-def]
+        wrong.append("a hostile script ran")
+        dialog.dismiss()
+
     with served(directory) as base:
         context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
         page = context.new_page()
         page.on("console", lambda said: wrong.append(f"{said.type}: {said.text}") if said.type == "error" else None)
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: (wrong.append("a hostile script ran"), dialog.dismiss()))
+        page.on("dialog", on_dialog)
         page.set_default_timeout(120_000)
         page.goto(f"{base}/?token={TOKEN}")
         for address in all_addresses:

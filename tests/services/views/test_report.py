@@ -34,7 +34,7 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> ReportSubject:
     start = Generation(generation=0, score=0.5, low=0.4, high=0.6, accepted=True, standing="accepted", rollouts=2)
     better = Generation(generation=1, parents=(0,), lever="weights", change=HOSTILE, reason=HOSTILE, score=0.75)
     better = msgspec.structs.replace(better, low=0.6, high=0.8, accepted=True, standing="accepted", rollouts=3)
-    report = Report(run="r", task="toy", state="audited", reason=HOSTILE, generations=[start, better], score=0.75)
+    report = Report(run="r", task="toy", state="finished", reason=HOSTILE, generations=[start, better], score=0.75)
     audit: AuditReport = audit_history(history, TaskAccess(), None)
     return ReportSubject(report, history.started, HOSTILE, "2026-01-01T00:00:00Z", audit, (), "1")
 
