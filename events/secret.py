@@ -82,10 +82,24 @@ class Scanner:
     """
 
     def __init__(self, secrets: Sequence[Secret]) -> None:
-        self.secrets = list(secrets)
-        forms = [encodings(secret.reveal()) for secret in secrets if len(secret.reveal()) >= SHORTEST]
-        self._hexadecimal = dict.fromkeys(form for each in forms for form in each.pop("hexadecimal"))
-        self._needles = dict.fromkeys(
+        self.secrets: list[Secret] = []
+        self._hexadecimal: dict[bytes, None] = {}
+        self._needles: dict[bytes, None] = {}
+        self.learn(secrets)
+
+    def learn(self, secrets: Sequence[Secret]) -> None:
+        """Search for these too, such as a key that took the place of another."""
+        known = {secret.reveal() for secret in self.secrets}
+        new = [secret for secret in secrets if secret.reveal() not in known]
+        if self.secrets and not new:
+            return
+        self.secrets = [*self.secrets, *new]
+        forms = [encodings(secret.reveal()) for secret in new if len(secret.reveal()) >= SHORTEST]
+        # new dicts, and not changed ones: another thread may be searching
+        self._hexadecimal = self._hexadecimal | dict.fromkeys(
+            form for each in forms for form in each.pop("hexadecimal")
+        )
+        self._needles = self._needles | dict.fromkeys(
             needle
             for each in forms
             for name, named in each.items()

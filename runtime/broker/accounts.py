@@ -7,7 +7,8 @@ it imports.
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from events.catalogue import CONSUMERS, SERVICES, published_by
 from events.subjects import GOLD, LOG, PREFIX
@@ -40,8 +41,13 @@ def draw_passwords() -> dict[str, str]:
     return {user: secrets.token_urlsafe(24) for user in USERS}
 
 
-def accounts_of(passwords: Mapping[str, str]) -> dict[str, object]:
-    """The server's accounts, as its configuration has them, for these passwords by user."""
+def accounts_of(
+    passwords: Mapping[str, str], keys: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> dict[str, object]:
+    """The server's accounts, as its configuration has them, for these passwords by user and these public nkeys.
+
+    Whoever shows one of an account's keys has the rights of that account, as whoever has its password.
+    """
     # The streams stand in an account that has no user, and every user in one of its own that imports its rights and
     # nothing else. Permissions alone would not do: JetStream sends its answer to whatever reply subject a request
     # names, and asks nobody's leave: with `$JS.API.STREAM.DELETE.EVOLOG` as the reply, a service that may only read had
@@ -57,24 +63,22 @@ def accounts_of(passwords: Mapping[str, str]) -> dict[str, object]:
     ]
     accounts: dict[str, object] = {KEEPER: {"jetstream": "enabled", "exports": exports}}
     for user, subjects in rights.items():
-        publish, subscribe = [_local(subject) for subject in subjects], [f"{inbox_of(user)}.>"]
+        publish, subscribe = permissions_of(user)
         imports: list[dict[str, object]] = [
             {"service": {"account": KEEPER, "subject": subject}, "to": _local(subject)} for subject in subjects
         ]
         permissions: dict[str, object] = {"publish": {"allow": publish}, "subscribe": {"allow": subscribe}}
         account: dict[str, object] = {"imports": imports}
         if user in SERVICES:  # any number of processes, of which each answers the operator, and nobody else
-            subject = status_subject(user)
-            subscribe.append(subject)
             permissions["allow_responses"] = {"max": 1, "expires": STATUS_LIMIT}
             limits = {"response": "stream", "response_threshold": STATUS_LIMIT}
-            account["exports"] = [{"service": subject, "accounts": [OPERATOR], **limits}]
+            account["exports"] = [{"service": status_subject(user), "accounts": [OPERATOR], **limits}]
         if user == OPERATOR:
-            for service in SERVICES:
-                publish.append(status_subject(service))
-                imports.append({"service": {"account": service, "subject": status_subject(service)}})
+            imports += [{"service": {"account": service, "subject": status_subject(service)}} for service in SERVICES]
+        logins = [{"user": user, "password": passwords[user]}] if user in passwords else []
+        logins += [{"nkey": public} for public in keys.get(user, ())]
         accounts[user] = account | {
-            "users": [{"user": user, "password": passwords[user], "permissions": permissions}],
+            "users": [{**login, "permissions": permissions} for login in logins],
         }
     return accounts
 
@@ -82,6 +86,14 @@ def accounts_of(passwords: Mapping[str, str]) -> dict[str, object]:
 def status_subject(service: str) -> str:
     """The subject on which each process of a service is asked for its status."""
     return f"{STATUS}.{service}"
+
+
+def permissions_of(user: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The subjects, as a user's own account names them, to which it may publish and subscribe."""
+    publish = [_local(subject) for subject in rights_of(user)]
+    publish += [status_subject(service) for service in SERVICES] if user == OPERATOR else []
+    subscribe = [f"{inbox_of(user)}.>", *([status_subject(user)] if user in SERVICES else [])]
+    return tuple(publish), tuple(subscribe)
 
 
 def rights_of(user: str) -> list[str]:

@@ -1,4 +1,5 @@
-"""The embedded nats-server: configured, started on 127.0.0.1, and stopped.
+"""The embedded nats-server: configured, started, and stopped. It listens on 127.0.0.1 alone, unless it is told where
+to listen for other hosts.
 
 The passwords are drawn anew at every start and stand in files that only the owner can read, in plain text: on one
 machine under one user they are a fence against mistakes, not against an attacker.
@@ -12,33 +13,42 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
 
 from events.errors import NotFound, Unavailable
 from runtime.broker.accounts import BOOTSTRAP, USERS, accounts_of, draw_passwords, inbox_of
 from runtime.broker.binary import find_binary
 from runtime.broker.children import die_with_parent, end, free_port, last_line
-from runtime.broker.credentials import credentials_file, write_private
+from runtime.broker.credentials import Credentials, credentials_file, write_private
+from runtime.broker.issuing import USUAL_PORT as USUAL_PORT
+from runtime.broker.issuing import valid_keys
+from runtime.broker.listener import Listener, make_listener
 from runtime.broker.store import FREE_AT_START, FREE_TO_GO_ON, pid_file, require_room, store
 from runtime.broker.streams import MAX_MESSAGE
+from runtime.broker.tls import client_context, server_hostname
 
 CONFIG = "server.conf"
-USUAL_PORT = 4222
+RELOAD_LIMIT = 10.0
+"""Seconds that a server may take to read its configuration anew."""
 START_LIMIT = 60.0
 """Seconds that a server may take until it accepts: 0.04 is usual, but after a crash it reads its whole store, about 2 s
 a gigabyte.
 """
 
 
-def write_config(directory: Path, port: int, passwords: Mapping[str, str]) -> Path:
+def write_config(directory: Path, port: int, passwords: Mapping[str, str], listener: Listener | None = None) -> Path:
     """Write the server's configuration and each account's credentials file; the configuration's path.
 
-    Both hold passwords in plain text, in files of mode 0600.
+    Both hold passwords in plain text, in files of mode 0600. Keys that were issued to other hosts hold too.
     """
     configuration = {
-        "listen": f"127.0.0.1:{port}",
+        **(listener.configuration() if listener else {"listen": f"127.0.0.1:{port}"}),
         "server_name": _server_name(passwords),
         "pid_file": str(pid_file(directory)),
         "max_payload": MAX_MESSAGE,
@@ -49,7 +59,7 @@ def write_config(directory: Path, port: int, passwords: Mapping[str, str]) -> Pa
             "max_file_store": 1 << 50,
             "max_memory_store": 64 * 1024 * 1024,
         },
-        "accounts": accounts_of(passwords),
+        "accounts": accounts_of(passwords, valid_keys(directory)),
     }
     for folder in (store(directory), directory / "credentials"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -57,9 +67,64 @@ def write_config(directory: Path, port: int, passwords: Mapping[str, str]) -> Pa
     path = store(directory) / CONFIG
     write_private(path, json.dumps(configuration, indent=1, ensure_ascii=False))
     for user in USERS:
-        login = {"url": f"nats://127.0.0.1:{port}", "user": user, "password": passwords[user], "inbox": inbox_of(user)}
-        write_private(credentials_file(directory, user), json.dumps(login))
+        login = local_credentials(user, passwords[user], port, listener)
+        write_private(credentials_file(directory, user), msgspec.json.encode(login).decode())
     return path
+
+
+def local_credentials(user: str, password: str, port: int, listener: Listener | None = None) -> Credentials:
+    """What an account needs to connect from this host by its password."""
+    if listener is None:
+        return Credentials(f"nats://127.0.0.1:{port}", user, password, inbox_of(user))
+    certificate, key = listener.local
+    return Credentials(
+        listener.url,
+        user,
+        password,
+        inbox_of(user),
+        ca=listener.ca,
+        certificate=certificate,
+        key=key,
+        server_name=listener.server_name,
+    )
+
+
+def reload_keys(directory: Path) -> bool:
+    """Have the server that runs on a directory take the keys that are issued now, and no others; whether one runs.
+
+    Connections that hold a key which is gone are closed, all others stay. Raises `Unavailable` where the server does
+    not take the new configuration.
+    """
+    path, log = store(directory) / CONFIG, _log_file(directory)
+    try:
+        pid = int(pid_file(directory).read_text())
+    except (OSError, ValueError):
+        return False
+    if str(path) not in _command_line(pid):
+        return False
+    configuration = json.loads(path.read_text())
+    passwords = {
+        login["user"]: login["password"]
+        for account in configuration["accounts"].values()
+        for login in account.get("users", ())
+        if "password" in login
+    }
+    configuration["accounts"] = accounts_of(passwords, valid_keys(directory))
+    write_private(path, json.dumps(configuration, indent=1, ensure_ascii=False))
+    with log.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        os.kill(pid, signal.SIGHUP)
+        limit = time.monotonic() + RELOAD_LIMIT
+        said = b""
+        while b"Reloaded server configuration" not in said:
+            if b"Failed to reload" in said or time.monotonic() > limit:
+                raise Unavailable(
+                    f"The nats-server did not take the new keys: {last_line(log)} (its log is {log}). They hold from "
+                    "the next `evolog up` on."
+                )
+            time.sleep(0.01)
+            said += file.read()
+    return True
 
 
 def _server_name(passwords: Mapping[str, str]) -> str:
@@ -70,17 +135,25 @@ def _server_name(passwords: Mapping[str, str]) -> str:
 class EmbeddedServer:
     """A nats-server that this process runs on a project directory, with passwords that last as long as this object."""
 
-    def __init__(self, directory: Path, *, port: int | None = None) -> None:
+    def __init__(self, directory: Path, *, port: int | None = None, listen: str | None = None) -> None:
+        """`listen` is HOST:PORT, where other hosts reach it by TLS; raises what `make_listener` does."""
         self.directory = directory.resolve()
         self.passwords = draw_passwords()
+        self._listener = make_listener(self.directory, listen) if listen else None
+        if self._listener:
+            port = self._listener.port
         self.port = free_port(USUAL_PORT) if port is None else port
         self._may_move = port is None
         self._process: asyncio.subprocess.Process | None = None
 
     @property
     def url(self) -> str:
-        """The address that it listens on."""
-        return f"nats://127.0.0.1:{self.port}"
+        """The address by which this host reaches it."""
+        return self.credentials(BOOTSTRAP).url
+
+    def credentials(self, user: str) -> Credentials:
+        """What an account needs to connect from this host."""
+        return local_credentials(user, self.passwords[user], self.port, self._listener)
 
     @property
     def pid(self) -> int | None:
@@ -98,7 +171,7 @@ class EmbeddedServer:
         binary = find_binary()
         await end_left_over(self.directory)
         while True:
-            config = write_config(self.directory, self.port, self.passwords)
+            config = write_config(self.directory, self.port, self.passwords, self._listener)
             try:
                 await self._launch(binary, config)
             except Unavailable as wrong:
@@ -109,7 +182,7 @@ class EmbeddedServer:
                 return
 
     async def _launch(self, binary: Path, config: Path) -> None:
-        log = self.directory / "logs" / "nats-server.log"
+        log = _log_file(self.directory)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             try:
@@ -141,8 +214,15 @@ class EmbeddedServer:
         raise Unavailable(f"nats-server {failure}: {last_line(log)} (its log is {log}).")
 
     async def _answers(self) -> bool:
+        credentials = self.credentials(BOOTSTRAP)
+        url = urlsplit(credentials.url)
+        context = client_context(credentials)
+        name = server_hostname(credentials, url.hostname) if context else None
         try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            async with asyncio.timeout(1):
+                reader, writer = await asyncio.open_connection(
+                    url.hostname, self.port, ssl=context, server_hostname=name
+                )
         except OSError:
             return False
         try:
@@ -179,6 +259,10 @@ async def end_left_over(directory: Path) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM if attempt < 200 else signal.SIGKILL)
         await asyncio.sleep(0.01)
+
+
+def _log_file(directory: Path) -> Path:
+    return directory / "logs" / "nats-server.log"
 
 
 def _command_line(pid: int) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from events.catalogue import CONSUMERS
 from events.errors import CheckFailed, Misconfigured, TryAgain, Unavailable
 from events.subjects import GOLD, LOG, PREFIX
-from runtime.broker.accounts import API, READERS, inbox_of
+from runtime.broker.accounts import API, READERS
 from runtime.broker.binary import OLDEST_SERVER, oldest_version
 from runtime.broker.credentials import Credentials
 from runtime.log.port import EVENT_LIMIT
@@ -28,7 +28,7 @@ a candidate rests on the candidates before it.
 """
 
 
-async def bootstrap(url: str, user: str, password: str) -> None:
+async def bootstrap(credentials: Credentials) -> None:
     """Make both streams and every durable consumer, or find them as they should be.
 
     Raises `Unavailable` for a server that cannot be reached or is too old, `CheckFailed` for a stream that is set up
@@ -38,6 +38,7 @@ async def bootstrap(url: str, user: str, password: str) -> None:
 
     from runtime.broker.client import open_client
 
+    url, user = credentials.url, credentials.user
     denied: list[str] = []
     making: asyncio.Task[None] | None = None
 
@@ -47,7 +48,7 @@ async def bootstrap(url: str, user: str, password: str) -> None:
             if making is not None:
                 making.cancel()  # the answer would never come
 
-    client = await open_client(Credentials(url, user, password, inbox_of(user)), on_error)
+    client = await open_client(credentials, on_error)
     try:
         version = client.connected_server_version
         version_text = f"{version.major}.{version.minor}.{version.patch}"

@@ -14,7 +14,7 @@ from nats.js.errors import NoStreamResponseError, ServiceUnavailableError
 from nats.js.errors import NotFoundError as JetStreamNotFound
 
 from events.errors import Misconfigured, Unavailable
-from events.secret import Scanner, Secret
+from events.secret import Scanner
 from events.subjects import LOG
 from runtime.broker.accounts import API, READERS
 from runtime.broker.client import open_client
@@ -55,7 +55,7 @@ class Connection:
 
     def __init__(self, login: Login) -> None:
         self.login, self.credentials = login, login()
-        self.scanner = Scanner([Secret(self.credentials.password)])
+        self.scanner = Scanner(self.credentials.secrets())
         self.denied = 0
         """Publishes that the server would not take from this account."""
         self._client: Client | None = None
@@ -67,7 +67,9 @@ class Connection:
         """nats-py's client, connected; raises `Unavailable` where the broker is away."""
         async with self._connecting:
             if self._client is None or self._client.is_closed:
-                self._client = await open_client(self.login(), self._on_error, self._on_closed)
+                credentials = self.login()
+                self.scanner.learn(credentials.secrets())  # a key may have taken the place of another
+                self._client = await open_client(credentials, self._on_error, self._on_closed)
                 for subject, answer in self._responders.items():
                     await self._respond(self._client, subject, answer)
             return self._client

@@ -8,7 +8,6 @@ import itertools
 import json
 import re
 import socket
-import ssl
 import threading
 import uuid
 from collections.abc import Callable, Sequence
@@ -17,10 +16,18 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from events.errors import Misconfigured, TryAgain, Unavailable
+from events.errors import Misconfigured, TryAgain, Unavailable, UserError
 from events.time import nanoseconds
 from runtime.broker.accounts import API
-from runtime.broker.credentials import CONNECT_LIMIT, Credentials, Login
+from runtime.broker.credentials import (
+    CONNECT_LIMIT,
+    Credentials,
+    Login,
+    refused_key,
+    require_encrypted,
+    signature,
+)
+from runtime.broker.tls import client_context, handshake_error, server_hostname
 from runtime.log.port import BATCH_LIMIT, Message, Refused, Stored, exclusive_key, require_contiguous
 
 READ_BATCH = 2000
@@ -53,6 +60,10 @@ class _Answer(msgspec.Struct):
     seq: int = 0
     count: int = 0
     error: _Problem | None = None
+
+
+class _Greeting(msgspec.Struct):
+    nonce: str = ""
 
 
 class _Reset(msgspec.Struct):
@@ -168,6 +179,8 @@ class NatsSocket:
             raise
         except OSError as wrong:
             self.close()
+            if error := handshake_error(self._account, wrong):
+                raise error from wrong
             raise Unavailable(f"No answer from the broker at {self._url} ({wrong}); `evolog up` starts one.") from wrong
         except BaseException:
             self.close()
@@ -224,8 +237,16 @@ class NatsSocket:
             elif line.startswith(b"-ERR"):
                 raise self._refusal(line)
 
-    def _refusal(self, line: bytes) -> Unavailable | Misconfigured:
+    def _nonce(self, greeting: bytes) -> str:
+        try:
+            return msgspec.json.decode(greeting.removeprefix(b"INFO "), type=_Greeting).nonce
+        except msgspec.DecodeError as wrong:
+            raise Unavailable(f"What listens at {self._url} is no nats-server: it says {greeting[:80]!r}.") from wrong
+
+    def _refusal(self, line: bytes) -> UserError:
         message = line[5:].decode(errors="replace").strip("'")
+        if self._account.seed and "authorization violation" in message.lower():
+            return refused_key(self._account)
         if "permissions violation" in message.lower():
             return Misconfigured(f"The account {self._account.user!r} may not do this at {self._url}: {message}.")
         return Unavailable(f"The broker at {self._url} answered: {message}.")
@@ -254,18 +275,19 @@ class NatsSocket:
     def _connect(self) -> socket.socket:
         self._account = self._login()
         self._url = self._account.url
+        require_encrypted(self._url)
         url = urlsplit(self._url)
+        context = client_context(self._account)
         self._buffer.clear()
         self._socket = connection = socket.create_connection(
             (url.hostname or "127.0.0.1", url.port or 4222), min(CONNECT_LIMIT, self._timeout)
         )
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._line()  # INFO
-        if url.scheme == "tls":
-            self._socket = connection = ssl.create_default_context().wrap_socket(
-                connection, server_hostname=url.hostname
-            )
-        options = {
+        if context:  # before a word is said: else who stands between could have it go on without TLS
+            connection = context.wrap_socket(connection, server_hostname=server_hostname(self._account, url.hostname))
+            self._socket = connection
+        greeting = self._line()
+        options: dict[str, object] = {
             "verbose": False,
             "pedantic": False,
             "headers": True,
@@ -273,9 +295,11 @@ class NatsSocket:
             "lang": "evolog",
             "version": "1",
             "protocol": 1,
-            "user": self._account.user,
-            "pass": self._account.password,
         }
+        if self._account.seed:
+            options |= signature(self._account.seed, self._nonce(greeting))
+        else:
+            options |= {"user": self._account.user, "pass": self._account.password}
         connection.sendall(f"CONNECT {json.dumps(options)}\r\nSUB {self._inbox}.* 1\r\nPING\r\n".encode())
         while (line := self._line()) != b"PONG":
             if line.startswith(b"-ERR"):

@@ -16,6 +16,7 @@ from events.errors import UserError, no_room, says_disk_is_full
 from services.cli.ablate import ablate
 from services.cli.audit import audit
 from services.cli.completion import VARIABLE, complete_values, completion
+from services.cli.credentials import credentials
 from services.cli.data import data
 from services.cli.diff import diff
 from services.cli.doctor import doctor
@@ -52,7 +53,7 @@ VERBS: dict[str, tuple[click.Command, ...]] = {
     "Follow it": (watch, ui, ls, show, pause, resume, cancel),
     "Ask what happened": (sql, get, replay, diff, audit, report, sign, verify, mcp),
     "Bring in and take out": (task, data, model, import_, export),
-    "Operate": (up, down, logs, service, doctor, gc, rm, init, completion),
+    "Operate": (up, down, logs, service, credentials, doctor, gc, rm, init, completion),
 }
 """The commands, by what one wants of them, in the order in which help lists them."""
 OS_CODES = {errno.EACCES: 77, errno.EPERM: 77, errno.EROFS: 77, errno.ENOSPC: 75, errno.EDQUOT: 75}
@@ -108,8 +109,8 @@ class Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands under the headings of `VERBS`."""
-        limit = formatter.width - 6 - max(map(len, self.commands))
         for heading, verbs in VERBS.items():
+            limit = formatter.width - 6 - max(len(verb.name or "") for verb in verbs)
             with formatter.section(heading):
                 formatter.write_dl([(verb.name or "", verb.get_short_help_str(limit)) for verb in verbs])
 

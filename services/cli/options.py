@@ -39,6 +39,17 @@ def directory(function: Function) -> Function:
     )(function)
 
 
+def credentials_option(function: Function) -> Function:
+    """The flag of the commands that run services on a host of their own."""
+    return click.option(
+        "--credentials",
+        type=click.Path(path_type=Path, dir_okay=False),
+        default=None,
+        metavar="FILE",
+        help="A bundle of `evolog credentials`: the broker's address, keys and certificates.",
+    )(function)
+
+
 def as_json(function: Function) -> Function:
     """The flag of every command that reads."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")(function)

@@ -4,32 +4,70 @@ from pathlib import Path
 
 import click
 
-from services.cli.options import directory, examples
+from services.cli.options import credentials_option, directory, examples
 from services.cli.ui import dashboard_beside, ui_option
 
 
-@click.command(epilog=examples("evolog up --executors 4"))
+@click.command(
+    epilog=examples(
+        "evolog up --executors 4",
+        "evolog up --listen 0.0.0.0:4222",
+        "evolog up --only executor,verifier --credentials gpu-1.json",
+    )
+)
 @directory
 @click.option("--executors", type=click.IntRange(1, 64), default=2, show_default=True, help="Executor processes.")
 @click.option("--verifiers", type=click.IntRange(1, 64), default=1, show_default=True, help="Verifier processes.")
 @click.option(
     "--nats", default=None, help="Use this broker instead of an embedded one, with the accounts in DIR/credentials."
 )
+@click.option(
+    "--listen",
+    default=None,
+    metavar="HOST:PORT",
+    help="Where other hosts reach the broker, by TLS; it takes `evolog credentials init`.",
+)
+@click.option(
+    "--only",
+    default="",
+    metavar="SERVICES",
+    help="Services to run here, with commas between them; by default all, or those of --credentials.",
+)
+@credentials_option
 @ui_option
-def up(directory: Path, executors: int, verifiers: int, nats: str | None, with_ui: bool) -> None:
+def up(
+    directory: Path,
+    executors: int,
+    verifiers: int,
+    nats: str | None,
+    listen: str | None,
+    only: str,
+    credentials: Path | None,
+    with_ui: bool,
+) -> None:
     """Start the broker and every service, and keep them running.
 
-    Unfinished runs go on.
+    Unfinished runs go on. With --credentials the broker is another host's, and none is started here.
     """
     import asyncio
     import os
     import sys
 
+    from events.catalogue import SERVICES
+    from events.errors import UsageError
     from services.host.log_lines import LEVEL_VARIABLE, level_of
     from services.host.supervisor import supervise, to_log, to_stderr
 
     level_of(os.environ.get(LEVEL_VARIABLE))  # said here, once, rather than by every service
 
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in SERVICES]:
+        raise UsageError(f"There is no service {unknown[0]!r}; expected some of {', '.join(SERVICES)}.")
+    if sum(map(bool, (nats, listen, credentials))) > 1:
+        raise UsageError(
+            "--nats, --listen and --credentials exclude one another: they name a broker of your own, one that is "
+            "started here, and one of another host's `evolog up`."
+        )
     with dashboard_beside(directory, wanted=with_ui):
         asyncio.run(
             supervise(
@@ -38,6 +76,9 @@ def up(directory: Path, executors: int, verifiers: int, nats: str | None, with_u
                 verifiers=verifiers,
                 embedded=nats is None,
                 nats_url=nats,
+                listen=listen,
+                only=names,
+                bundle=credentials,
                 on_event=to_stderr if sys.stderr.isatty() else to_log,
             )
         )

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -14,11 +15,11 @@ from events.codec import Event
 from events.errors import Unavailable, UserError, hosts_own
 from events.rollouts import ModelCalled
 from events.run import RunStarted
-from events.secret import Scanner, of_environment
+from events.secret import of_environment
 from events.subjects import LOG
 from runtime.blobs.directory import Blobs
 from runtime.broker.accounts import OPERATOR, status_subject
-from runtime.broker.credentials import Credentials, Login, read_credentials, write_private
+from runtime.broker.credentials import Credentials, Login, bundle_login, read_credentials, write_private
 from runtime.log.in_hand import InHand
 from runtime.log.jetstream import Connection, connect
 from runtime.log.lineage import Span, ancestors, run_start
@@ -41,11 +42,13 @@ class Context:
     """One service's connections and folders. The blocking methods are for the threads that effects run in."""
 
     def __init__(self, name: str, index: int, node: Node, connection: Connection, work: Path) -> None:
+        """The connection's scanner learns the node's secrets, and is the service's."""
         self.name, self.index, self.node, self.connection, self.work = name, index, node, connection, work
         self.log: Log = ServiceLog(connection.log(LOG), InHand(node.in_hand(name, index)))
         self._tending: asyncio.Task[None] | None = None
         self.policy_token()  # made before the secrets are gathered, so that it is one of them
-        self.scanner = Scanner(connection.scanner.secrets + node.secrets() + of_environment(os.environ))
+        self.scanner = connection.scanner
+        self.scanner.learn(node.secrets() + of_environment(os.environ))
         self.status = StatusReporter(name, index, version=version(), redact=self.scanner.redact)
         self.blobs = Blobs(node.blobs)
         self.loop = asyncio.get_running_loop()
@@ -124,6 +127,7 @@ class Context:
         """The secret between the policy's endpoint and those that ask it; made by whoever comes first."""
         path = self.node.credentials("policy_token").with_suffix("")
         if not path.exists():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             mine = path.with_name(f".policy_token.{self.name}-{self.index}")
             write_private(mine, secrets.token_urlsafe(24))
             with contextlib.suppress(FileExistsError):
@@ -142,11 +146,11 @@ async def operator(node: Node) -> AsyncIterator[Connection]:
         await connection.close()
 
 
-async def open_context(name: str, index: int, node: Node, work: Path) -> Context:
+async def open_context(name: str, index: int, node: Node, work: Path, bundle: Path | None = None) -> Context:
     """Connect as one service that works in a folder of its own, to the broker that EVOLOG_NATS_URL names or else the
-    credentials do, as soon as it is there.
+    credentials do, as soon as it is there. The credentials are a bundle's, or those of this directory.
     """
-    login = _service_login(name, node)
+    login = with_url(bundle_login(bundle, name) if bundle else _service_login(name, node))
     context = Context(name, index, node, await retry_until_available(lambda: connect(login)), work)
     await context.answer_status()
     return context
@@ -163,7 +167,20 @@ def _service_login(name: str, node: Node) -> Login:
                 f"evolog was started anew in {node.directory} since this service was: start the service again.",
                 code=Unavailable.code,
             )
-        url = os.environ.get("EVOLOG_NATS_URL")
-        return msgspec.structs.replace(credentials, url=url) if url else credentials
+        return credentials
 
     return login
+
+
+def with_url(login: Login) -> Login:
+    """The login at the address that EVOLOG_NATS_URL names, such as a tunnel's; the broker must show the same
+    certificate there.
+    """
+
+    def elsewhere() -> Credentials:
+        credentials = login()
+        url = os.environ.get("EVOLOG_NATS_URL")
+        name = credentials.server_name or (urlsplit(credentials.url).hostname or "" if credentials.ca else "")
+        return msgspec.structs.replace(credentials, url=url, server_name=name) if url else credentials
+
+    return elsewhere

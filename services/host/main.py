@@ -25,14 +25,16 @@ MODULES = {name: f"services.{name}" for name in SERVICES} | {"auditor": "service
 """The module of each service, which has `serve(context)`."""
 
 
-async def _serve(name: str, index: int, directory: Path, formatter: Formatter) -> None:
+async def _serve(name: str, index: int, directory: Path, formatter: Formatter, bundle: Path | None) -> None:
     from services.host.context import open_context
     from services.host.node import Node
     from services.host.work_folder import work_folder
 
     node = Node(directory)
+    if bundle:
+        node.make()
     with work_folder(node.work) as folder:
-        context = await open_context(name, index, node, folder)
+        context = await open_context(name, index, node, folder, bundle)
         formatter.redact = context.scanner.redact
         with context.status.doing("starts"):
             service = importlib.import_module(MODULES[name])
@@ -51,11 +53,11 @@ def notify_ready() -> None:
             pipe.write(b".")
 
 
-async def _run(name: str, index: int, directory: Path, formatter: Formatter) -> None:
+async def _run(name: str, index: int, directory: Path, formatter: Formatter, bundle: Path | None) -> None:
     """Serve, and end the process without waiting for its threads, such as one that trains, as `asyncio.run` would."""
     code = 0
     try:
-        await _serve(name, index, directory, formatter)
+        await _serve(name, index, directory, formatter, bundle)
     except asyncio.CancelledError:
         log_line(logging.INFO, f"{name} stops: it was told to")
     except UserError as wrong:
@@ -78,6 +80,7 @@ def main() -> None:
     parser.add_argument("name", choices=SERVICES)
     parser.add_argument("--dir", type=Path, required=True)
     parser.add_argument("--index", type=int, default=0)
+    parser.add_argument("--credentials", type=Path)
     options = parser.parse_args()
     owner_alone()
     with visible_output():  # its log is read in a terminal
@@ -87,7 +90,7 @@ def main() -> None:
         except UserError as wrong:
             logger.error("%s", wrong)
             sys.exit(wrong.code)
-        asyncio.run(_run(options.name, options.index, options.dir.resolve(), formatter))
+        asyncio.run(_run(options.name, options.index, options.dir.resolve(), formatter, options.credentials))
 
 
 if __name__ == "__main__":

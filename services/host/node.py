@@ -17,7 +17,7 @@ import msgspec
 from events.errors import Misconfigured, NotFound, TryAgain, Unavailable
 from events.run import RunStarted
 from events.secret import Secret
-from runtime.broker import credentials, store
+from runtime.broker import credentials, issuing, store
 
 _LOCK_WAIT = 0.5
 """Seconds that `Node.hold` waits for the lock."""
@@ -156,16 +156,14 @@ class Node:
         return credentials.credentials_file(self.directory, user)
 
     def secrets(self) -> list[Secret]:
-        """The passwords and tokens of this directory that this user can read. They must never be appended."""
-        secrets = []
+        """The passwords, keys and tokens of this directory that this user can read. They must never be appended."""
+        secrets = issuing.held_secrets(self.directory)
         for path in sorted((self.directory / "credentials").glob("*")):
-            with contextlib.suppress(OSError, UnicodeDecodeError):
-                text = path.read_text()
-                secrets.append(
-                    Secret(
-                        msgspec.json.decode(text, type=dict[str, str])["password"] if path.suffix == ".json" else text
-                    )
-                )
+            with contextlib.suppress(OSError, UnicodeDecodeError, NotFound):
+                if path.suffix == ".json":
+                    secrets += credentials.read_credentials(path).secrets()
+                else:
+                    secrets.append(Secret(path.read_text()))
         return secrets
 
     def policy_url(self) -> str:

@@ -122,7 +122,7 @@ async def temporary_server(node: Node) -> AsyncIterator[Connection]:
     server = EmbeddedServer(node.directory)
     try:
         await server.start()
-        await bootstrap(server.url, BOOTSTRAP, server.passwords[BOOTSTRAP])
+        await bootstrap(server.credentials(BOOTSTRAP))
         async with operator(node) as connection:
             yield connection
     finally:

@@ -23,6 +23,8 @@ from events.catalogue import SERVICES
 from events.errors import CheckFailed, Misconfigured, NotFound, TryAgain, UserError
 from runtime.agents.providers import providers_with_key
 from runtime.broker import accounts, children, credentials, server, store, streams
+from runtime.broker.client import open_client
+from runtime.broker.credentials import read_bundle
 from runtime.broker.server import EmbeddedServer
 from runtime.policies.client import engine_url
 from runtime.sandbox.choose import UNSANDBOXED
@@ -38,7 +40,10 @@ from services.host.settings import (
 )
 from services.host.work_folder import remove_left_over
 
-MISCONFIGURED = Misconfigured.code
+UNFIT = (Misconfigured.code, 77)
+"""The exit codes of a service that cannot work on this host until somebody mends that: it is misconfigured, or its key
+is refused.
+"""
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 """Seconds before a process that died is started again; the pause doubles each time."""
 UNFIT_PAUSE, LONGEST_UNFIT_PAUSE = 2.0, 30.0
@@ -105,18 +110,22 @@ async def supervise(
     verifiers: int = 1,
     embedded: bool = True,
     nats_url: str | None = None,
+    listen: str | None = None,
+    only: Sequence[str] = (),
+    bundle: Path | None = None,
     on_event: Announce = to_stderr,
     module: str = "services.host.main",
 ) -> None:
-    """Run everything until SIGTERM or SIGINT.
+    """Run everything, or `only` some services, until SIGTERM or SIGINT.
 
-    Without `embedded`, the server at `nats_url` is used, and the credentials files of its accounts must be in the
-    directory. Each service runs as `python -m MODULE NAME --dir DIRECTORY --index I`. `on_event` hears a sentence for
-    everything that happens.
+    The embedded server listens for other hosts at `listen`, HOST:PORT. Without `embedded`, the server at `nats_url` is
+    used, and the credentials files of its accounts must be in the directory. With a `bundle`, the broker is another
+    host's, and `only` is by default all that the bundle has keys for. Each service runs as `python -m MODULE NAME --dir
+    DIRECTORY --index I`. `on_event` hears a sentence for everything that happens.
 
     Raises `TryAgain` if another supervisor holds the directory, or the disk is, or becomes, nearly full; `Unavailable`
     without a server; `Misconfigured` for a setting of a service that cannot be used; `CheckFailed` for a log that has
-    lost its end.
+    lost its end; and for a bundle what `open_client` and `read_bundle` raise.
     """
     owner_alone()
     node = Node(directory)
@@ -128,6 +137,7 @@ async def supervise(
     host_patience()
     scoring_limit()
     start_attempts()
+    names = only or (tuple(read_bundle(bundle).accounts) if bundle else SERVICES)
     with node.hold(), children.reserve_port() as reserved:
         node.node_json.unlink(missing_ok=True)
         node.log_folder.mkdir(exist_ok=True)
@@ -135,21 +145,25 @@ async def supervise(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        broker = EmbeddedServer(node.directory) if embedded else None
+        broker = EmbeddedServer(node.directory, listen=listen) if embedded and bundle is None else None
         try:
             if broker is not None:
                 _require_undamaged(node)
                 await _copy_store(node, on_event)
-            url = await _prepare(node, broker, nats_url)
+            url = await (_require_let_in(bundle, names) if bundle else _prepare(node, broker, nats_url))
             if broker is not None:
                 _require_same_length(node)
-            if node.archive.exists() or node.gold_archive.exists():
+            if bundle is None and (node.archive.exists() or node.gold_archive.exists()):
                 from services.host.integrity import require_end  # with duckdb
 
                 await require_end(node)
             policy_url = f"http://127.0.0.1:{reserved.getsockname()[1]}"
+            if "policy" not in names:
+                policy_url = os.environ.get("EVOLOG_POLICY_URL", policy_url)
             environment = service_environment(os.environ) | {"EVOLOG_POLICY_URL": policy_url}
-            services = _services(node, module, {"executor": executors, "verifier": verifiers}, environment)
+            counts = {"executor": executors, "verifier": verifiers}
+            counts = {name: counts.get(name, 1) for name in SERVICES if name in names}
+            services = _services(node, module, counts, environment, bundle)
             started = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
             running = Running(
                 pid=os.getpid(),
@@ -223,7 +237,7 @@ def _require_same_length(node: Node) -> None:
 async def _prepare(node: Node, broker: EmbeddedServer | None, nats_url: str | None) -> str:
     if broker is not None:
         await broker.start()
-        await streams.bootstrap(broker.url, accounts.BOOTSTRAP, broker.passwords[accounts.BOOTSTRAP])
+        await streams.bootstrap(broker.credentials(accounts.BOOTSTRAP))
         return broker.url
     if nats_url is None:
         raise Misconfigured(
@@ -235,26 +249,43 @@ async def _prepare(node: Node, broker: EmbeddedServer | None, nats_url: str | No
             "that were made with "
             f"the configuration of the nats-server at {nats_url}."
         )
+    credentials.require_encrypted(nats_url)
     for user in accounts.USERS:
-        login = msgspec.json.decode(node.credentials(user).read_bytes(), type=dict[str, str])
-        credentials.write_private(node.credentials(user), msgspec.json.encode(login | {"url": nats_url}).decode())
-    login = msgspec.json.decode(node.credentials(accounts.BOOTSTRAP).read_bytes(), type=dict[str, str])
-    await streams.bootstrap(nats_url, login["user"], login["password"])
+        login = msgspec.structs.replace(credentials.read_credentials(node.credentials(user)), url=nats_url)
+        credentials.write_private(node.credentials(user), msgspec.json.encode(login).decode())
+    await streams.bootstrap(credentials.read_credentials(node.credentials(accounts.BOOTSTRAP)))
     return nats_url
 
 
-def _services(node: Node, module: str, counts: Mapping[str, int], environment: Mapping[str, str]) -> list[_Service]:
+async def _require_let_in(bundle: Path, names: Sequence[str]) -> str:
+    # whoever starts services with a bundle reads at once what is wrong with it, and not in the log of each
+    from services.host.context import with_url
+
+    for name in names:
+        login = with_url(credentials.bundle_login(bundle, name))()
+        await (await open_client(login, _ignore)).close()
+    return login.url
+
+
+async def _ignore(_: Exception) -> None:
+    pass
+
+
+def _services(
+    node: Node, module: str, counts: Mapping[str, int], environment: Mapping[str, str], bundle: Path | None = None
+) -> list[_Service]:
+    key = ("--credentials", str(bundle.resolve())) if bundle else ()
     return [
         _Service(
             name,
             index,
             node.logs(name, index),
             # -P: the user's folder may hold a `tasks` or `services` of its own
-            (sys.executable, "-P", "-m", module, name, "--dir", str(node.directory), "--index", str(index)),
+            (sys.executable, "-P", "-m", module, name, "--dir", str(node.directory), "--index", str(index), *key),
             environment,
         )
-        for name in SERVICES
-        for index in range(counts.get(name, 1))
+        for name, count in counts.items()
+        for index in range(count)
     ]
 
 
@@ -304,7 +335,8 @@ async def _keep_all(
         if broker is not None:
             keepers.append(group.create_task(_keep_server(broker, announce, tell)))
         node.write(running)
-        announce(f"evolog is up in {node.directory}: {len(services)} services, the log at {running.url}.")
+        count = f"{len(services)} service{'s' if len(services) != 1 else ''}"
+        announce(f"evolog is up in {node.directory}: {count}, the log at {running.url}.")
         full: TryAgain | None = None
         while full is None and not stop.is_set():
             with contextlib.suppress(TimeoutError):
@@ -328,7 +360,7 @@ async def _keep(
     async def live() -> str:
         nonlocal said, pause
         began = time.monotonic()
-        while (code := await _run(service, starting)) == MISCONFIGURED:
+        while (code := await _run(service, starting)) in UNFIT:
             if time.monotonic() - began > RECOVERED:
                 said = ""
             sentence = _LOGGED.sub("", children.last_line(service.log)).removesuffix(".") + "."

@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import nats
 import pytest
 from nats.aio.client import Client
@@ -28,29 +29,39 @@ from runtime.broker.accounts import API, BOOTSTRAP, OPERATOR, READERS, USERS, dr
 from runtime.broker.binary import find_binary
 from runtime.broker.children import free_port
 from runtime.broker.credentials import credentials_file
-from runtime.broker.server import USUAL_PORT, EmbeddedServer, write_config
+from runtime.broker.server import USUAL_PORT, EmbeddedServer, local_credentials, write_config
 from runtime.broker.streams import bootstrap
+from runtime.broker.tls import client_context
+from runtime.log.jetstream import connect
 from runtime.log.port import Message
-from tests.harness.broker import account, broker
+from tests.harness.broker import account, broker, bundled, tls_broker
 from tests.harness.polling import INTERVAL, PATIENCE
 
 CLIENTS = [user for user in USERS if user != BOOTSTRAP]
 STRANGERS_TO_GOLD = [user for user in CLIENTS if user not in ("auditor", OPERATOR)]
+WAYS = {False: broker, True: tls_broker}
+"""Servers to which one connects by password, and by key over TLS."""
+BY = pytest.mark.parametrize("by_key", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["password", "key"])
 SPY = json.dumps({"stream_name": GOLD, "config": {"durable_name": "spy", "name": "spy", "ack_policy": "none"}}).encode()
 
 
 @contextlib.asynccontextmanager
-async def plain(server: EmbeddedServer, user: str) -> AsyncIterator[tuple[Client, list[str]]]:
-    """A bare nats-py client, and what the server says it was denied."""
+async def plain(server: EmbeddedServer, user: str, *, by_key: bool = False) -> AsyncIterator[tuple[Client, list[str]]]:
+    """A bare nats-py client, by its password or by its bundle's key, and what the server says it was denied."""
     denied: list[str] = []
 
     async def on_error(error: Exception) -> None:
         denied.append(str(error))
 
+    login = bundled(server, user)() if by_key else server.credentials(user)
+    context = client_context(login)
     client = await nats.connect(
-        server.url,
-        user=user,
-        password=server.passwords[user],
+        login.url,
+        user=None if by_key else user,
+        password=login.password or None,
+        nkeys_seed_str=login.seed or None,
+        tls=context,
+        tls_handshake_first=context is not None,
         inbox_prefix=f"_INBOX_{user}".encode(),
         error_cb=on_error,
     )
@@ -222,10 +233,11 @@ def test_no_header_erases_or_expires_a_message(tmp_path: Path, header: dict[str,
     asyncio.run(check())
 
 
+@BY
 @pytest.mark.parametrize("user", CLIENTS)
-def test_an_account_appends_its_own_tags_and_no_other(tmp_path: Path, user: str) -> None:
+def test_an_account_appends_its_own_tags_and_no_other(tmp_path: Path, user: str, by_key: bool) -> None:
     async def check() -> None:
-        async with broker(tmp_path) as server, plain(server, user) as (client, denied):
+        async with WAYS[by_key](tmp_path) as server, plain(server, user, by_key=by_key) as (client, denied):
             subjects = {(stream, tag): f"{PREFIX[stream]}.r.e.{tag}" for tag in BY_TAG for stream in (LOG, GOLD)}
             for subject in subjects.values():
                 await client.publish(subject, b"x")
@@ -240,10 +252,11 @@ def test_an_account_appends_its_own_tags_and_no_other(tmp_path: Path, user: str)
     asyncio.run(check())
 
 
+@BY
 @pytest.mark.parametrize("user", STRANGERS_TO_GOLD)
-def test_gold_cannot_be_read_by(tmp_path: Path, user: str) -> None:
+def test_gold_cannot_be_read_by(tmp_path: Path, user: str, by_key: bool) -> None:
     async def check() -> None:
-        async with broker(tmp_path) as server, plain(server, user) as (client, _):
+        async with WAYS[by_key](tmp_path) as server, plain(server, user, by_key=by_key) as (client, _):
             await fill(server)
             asked = [
                 (f"{prefix}.{subject}", payload)
@@ -262,21 +275,26 @@ def test_gold_cannot_be_read_by(tmp_path: Path, user: str) -> None:
     asyncio.run(check())
 
 
+@BY
 @pytest.mark.parametrize("user", ["auditor", OPERATOR])
-def test_gold_can_be_read_by(tmp_path: Path, user: str) -> None:
+def test_gold_can_be_read_by(tmp_path: Path, user: str, by_key: bool) -> None:
     async def check() -> None:
-        async with broker(tmp_path) as server, account(server, user) as connection:
+        async with WAYS[by_key](tmp_path) as server:
+            login = bundled(server, user) if by_key else lambda: server.credentials(user)
+            connection = await connect(login)
             await fill(server)
             assert [stored.data for stored in await connection.log(GOLD).read(1, 10)] == [b"gold"] * 3
             assert await connection.log(GOLD).end() == 3
+            await connection.close()
 
     asyncio.run(check())
 
 
+@BY
 @pytest.mark.parametrize("user", SERVICES)
-def test_a_service_is_handed_its_own_work_and_nobody_elses(tmp_path: Path, user: str) -> None:
+def test_a_service_is_handed_its_own_work_and_nobody_elses(tmp_path: Path, user: str, by_key: bool) -> None:
     async def check() -> None:
-        async with broker(tmp_path) as server, plain(server, user) as (client, denied):
+        async with WAYS[by_key](tmp_path) as server, plain(server, user, by_key=by_key) as (client, denied):
             others = [name for name in (*CONSUMERS, *READERS) if name != user]
             asked = [
                 (f"{prefix}.CONSUMER.{verb}.{LOG}.{name}", b"")
@@ -390,7 +408,7 @@ def test_a_wrong_password_is_an_error_in_one_sentence(tmp_path: Path) -> None:
     async def check() -> None:
         async with broker(tmp_path) as server:
             with pytest.raises(Unavailable, match=r"does not know the account .* by this password"):
-                await bootstrap(server.url, BOOTSTRAP, "guess")
+                await bootstrap(msgspec.structs.replace(server.credentials(BOOTSTRAP), password="guess"))
 
     asyncio.run(check())
 
@@ -399,7 +417,7 @@ def test_an_account_that_may_not_make_streams_is_told_so_at_once(tmp_path: Path)
     async def check() -> None:
         async with broker(tmp_path) as server:
             with pytest.raises(Misconfigured, match="may not make the streams"):
-                await bootstrap(server.url, OPERATOR, server.passwords[OPERATOR])
+                await bootstrap(server.credentials(OPERATOR))
 
     asyncio.run(check())
 
@@ -409,7 +427,7 @@ def test_bootstrapping_again_changes_nothing(tmp_path: Path) -> None:
         async with broker(tmp_path) as server:
             await fill(server)
             before = await shape(server)
-            await bootstrap(server.url, BOOTSTRAP, server.passwords[BOOTSTRAP])
+            await bootstrap(server.credentials(BOOTSTRAP))
             assert await shape(server) == before
 
     asyncio.run(check())
@@ -425,7 +443,7 @@ def test_a_stream_that_could_forget_is_refused(tmp_path: Path) -> None:
                     StreamConfig(name=LOG, subjects=["evolog.*.*.*"], max_age=3600)
                 )
             with pytest.raises(CheckFailed, match=r"max_age 3600\S* expected 0.*deny_delete False, expected True"):
-                await bootstrap(server.url, BOOTSTRAP, server.passwords[BOOTSTRAP])
+                await bootstrap(server.credentials(BOOTSTRAP))
         finally:
             await server.stop()
 
@@ -445,7 +463,7 @@ def test_a_server_that_is_too_old_is_refused_with_its_version() -> None:
         async with await asyncio.start_server(old, "127.0.0.1", 0) as listener:
             port = listener.sockets[0].getsockname()[1]
             with pytest.raises(Unavailable, match=r"has version 2\.9\.10, expected 2\.14 or newer"):
-                await bootstrap(f"nats://127.0.0.1:{port}", BOOTSTRAP, "any")
+                await bootstrap(local_credentials(BOOTSTRAP, "any", port))
 
     asyncio.run(check())
 
