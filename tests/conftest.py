@@ -13,6 +13,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: [not item.path.match(file) for file in LONGEST])
 
 
+@pytest.fixture(autouse=True)
+def no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inspect's package sets COLUMNS where it is imported, and commands are as wide as that says."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache folder (XDG_CACHE_HOME) that tests share, of all of pytest-xdist's workers: pre-training takes half a

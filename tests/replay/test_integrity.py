@@ -521,8 +521,8 @@ async def forge(directory: Path, messages: Sequence[Stored]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         make = accounts.accounts_of
 
-        def open_to_all(passwords: Mapping[str, str]) -> dict[str, Any]:
-            made: dict[str, Any] = make(passwords)
+        def open_to_all(passwords: Mapping[str, str], *keys: Any) -> dict[str, Any]:
+            made: dict[str, Any] = make(passwords, *keys)
             made[accounts.KEEPER]["users"] = [{"user": "me", "password": "me"}]
             return made
 

@@ -28,6 +28,7 @@ from runtime.log.port import Message, append_once
 from runtime.log.worker import Wants
 from runtime.run.controller import Controller
 from runtime.run.loading import LoadedRun
+from runtime.status import StatusReporter
 from services import feedback_agent, meta_agent, policy, verifier
 from services.auditor.measure import AuditHost
 from services.host.context import Context
@@ -57,6 +58,7 @@ class Desk:
             load=self.load,
             past=self.past,
             work=folder,
+            status=StatusReporter("tested"),
             node=SimpleNamespace(directory=folder),
             record=lambda events: Context.record(self.context, events),
             wants=Wants,

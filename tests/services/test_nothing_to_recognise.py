@@ -35,6 +35,7 @@ from runtime.rollouts.calls import CallLog
 from runtime.rollouts.runner import RolloutRunner
 from runtime.rollouts.shard import AttemptResult, RolloutShard
 from runtime.run.loading import LoadedRun
+from runtime.status import StatusReporter
 from services.auditor.measure import AuditHost, RunAudit
 from services.auditor.shards import dev_sizes, disguised_shards
 from services.executor import requested_shard
@@ -166,6 +167,7 @@ class Table:
             work=folder,
             blobs=self.blobs,
             scanner=Scanner([]),
+            status=StatusReporter("tested"),
             node=SimpleNamespace(policy_url=lambda: ""),
             policy_token=lambda: "",
             record=record,

@@ -19,6 +19,7 @@ from runtime.log import worker
 from runtime.log.memory import MemoryDelivery, MemoryLog, MemoryStream
 from runtime.log.port import append_once, readable
 from runtime.run.loading import LoadedRun
+from runtime.status import StatusReporter
 from services import verifier
 from tasks.contract import Item, Scored
 from tasks.loading import load
@@ -50,7 +51,7 @@ def context_of(log: MemoryLog, task: Any) -> Any:
         started = SimpleNamespace(seed=0, verifier="v")
         return SimpleNamespace(task=task, started=started, items=lambda ids: {id: Item(id, "") for id in ids})
 
-    return SimpleNamespace(log=log, scanner=SCANNER, load=load, wants=worker.Wants)
+    return SimpleNamespace(log=log, scanner=SCANNER, load=load, wants=worker.Wants, status=StatusReporter("verifier"))
 
 
 def test_a_verifier_asks_for_more_time_while_it_scores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +135,9 @@ def test_a_submission_is_scored_once_and_when_it_is_whole() -> None:
 
     async def check() -> list[TrajectoryScored]:
         log = MemoryLog(MemoryStream(), ["trajectory_recorded"])
-        context: Any = SimpleNamespace(log=log, scanner=SCANNER, load=load_run, wants=worker.Wants)
+        context: Any = SimpleNamespace(
+            log=log, scanner=SCANNER, load=load_run, wants=worker.Wants, status=StatusReporter("verifier")
+        )
         outcomes = [outcome("dev2", 0), outcome("dev0", 0), outcome("dev1", 0, failed=True)]
         outcomes += [outcome(item, 1) for item in requested.items]
         await append_once(log, [request, *outcomes], SCANNER)

@@ -101,7 +101,7 @@ def test_an_answer_has_a_length() -> None:
 
 def test_a_query_that_breaks_its_process_leaves_the_archivist_and_its_archive_whole(tmp_path: Path) -> None:
     archive = Archive(tmp_path / ARCHIVE)
-    server = QueryServer(archive, tmp_path / SOCKET, SMALL)
+    server = QueryServer(archive, tmp_path / SOCKET, SMALL._replace(seconds=30))
     for _ in range(3):
         with pytest.raises(UserError, match="memory"):
             query(tmp_path, "SELECT repeat('x', 4000000000)")

@@ -552,7 +552,7 @@ def test_the_history_says_what_was_tried_and_what_came_of_it(tmp_path: Path) -> 
     agent.feedback()
     opening = agent.requests[0].messages[0].text
     assert (
-        "dev 0.5000 [0.4000, 0.6000], pass@1 0.250" in opening
+        "dev 0.5000 [0.4000, 0.6000], probe: mean reward 0.250" in opening
         and "rejected: too slow" in opening
         and "not yet known" not in opening
     )

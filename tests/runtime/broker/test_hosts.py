@@ -127,7 +127,10 @@ def test_each_service_has_a_bundle_with_its_key_and_rights_that_its_owner_alone_
         bundle = read_bundle(path)
         (grant,) = bundle.accounts.values()
         assert (bundle.url, list(bundle.accounts)) == (f"tls://{HOST}:4222", [service])
-        assert len(grant.publish) == len(rights_of(service)) and grant.subscribe == (f"_INBOX_{service}.>",)
+        assert len(grant.publish) == len(rights_of(service)) and grant.subscribe == (
+            f"_INBOX_{service}.>",
+            f"status.{service}",
+        )
         assert (
             signature(grant.seed, "nonce")["nkey"]
             == grant.public
