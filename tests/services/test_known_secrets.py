@@ -56,6 +56,7 @@ class Desk:
             scanner=self.scanner,
             blobs=Blobs(folder / "blobs"),
             load=self.load,
+            started=self.started,
             past=self.past,
             work=folder,
             status=StatusReporter("tested"),
@@ -69,6 +70,9 @@ class Desk:
 
     async def load(self, run: str) -> Any:
         return self.loaded
+
+    async def started(self, run: str) -> Any:
+        return self.loaded.started
 
     async def past(self, run: str) -> Any:
         if self.loaded.started.agent.startswith(("anthropic", "openai")):
