@@ -154,7 +154,7 @@ class Table:
         self.blobs = Blobs(folder / "blobs")
         self.policy = FirstChoicePolicy()
         self.gold = MemoryLog(MemoryStream(GOLD))
-        monkeypatch.setattr(runners, "PolicyClient", lambda url, token: self.policy)
+        monkeypatch.setattr(runners, "PolicyClient", lambda url, token, waits: self.policy)
 
     def context(self, folder: Path) -> Any:
         """What a service is given that works in a folder."""
