@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Mapping
 
 from events.catalogue import CONSUMERS, SERVICES, published_by
-from events.subjects import GOLD, LOG, PREFIX
+from events.subjects import BLOB_PREFIX, BLOBS, GOLD, GOLD_BLOBS, LOG, PREFIX
 
 OPERATOR = "operator"
 """The account of the command line."""
@@ -29,6 +29,21 @@ READERS = ("archivist", "controller", OPERATOR)
 """Who reads the whole log at once, by a consumer of its name that needs no acknowledgements (`runtime/log/socket.py`,
 `BulkReader`).
 """
+
+BLOB_USERS: Mapping[str, tuple[str, ...]] = {
+    BLOBS: ("meta_agent", "feedback_agent", "executor", "verifier", "policy", "trainer", "auditor", OPERATOR),
+    GOLD_BLOBS: ("auditor", OPERATOR),
+}
+"""Who reads and adds to each stream of blobs."""
+QUESTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "policy": ("policy.>", ("executor", "auditor")),
+    "archivist": ("archive.>", ("feedback_agent",)),
+}
+"""The services that are asked, with the subjects that they hear, and who may ask them (`runtime/log/questions.py`)."""
+ANSWERS = "_R_.>"
+"""The subjects on which an account answers what another one asked of it; the server makes one for each question."""
+QUESTION_THRESHOLD = 120.0
+"""Seconds after the last word of an answer, or of its coming, after which the server forgets the way back."""
 
 
 def draw_passwords() -> dict[str, str]:
@@ -53,14 +68,28 @@ def accounts_of(passwords: Mapping[str, str]) -> dict[str, object]:
     ]
     accounts: dict[str, object] = {KEEPER: {"jetstream": "enabled", "exports": exports}}
     for user, subjects in rights.items():
+        asks = {service: heard for service, (heard, askers) in QUESTIONS.items() if user in askers}
+        hears = {heard: askers for service, (heard, askers) in QUESTIONS.items() if user == service}
         permissions = {
-            "publish": {"allow": [_local(subject) for subject in subjects]},
-            "subscribe": {"allow": [f"{inbox_of(user)}.>"]},
+            "publish": {
+                "allow": [*map(_local, subjects), *asks.values(), *([ANSWERS] if hears else [])],
+            },
+            "subscribe": {"allow": [f"{inbox_of(user)}.>", *hears]},
         }
         accounts[user] = {
             "users": [{"user": user, "password": passwords[user], "permissions": permissions}],
             "imports": [
-                {"service": {"account": KEEPER, "subject": subject}, "to": _local(subject)} for subject in subjects
+                *({"service": {"account": KEEPER, "subject": subject}, "to": _local(subject)} for subject in subjects),
+                *({"service": {"account": service, "subject": heard}} for service, heard in asks.items()),
+            ],
+            "exports": [
+                {
+                    "service": heard,
+                    "accounts": list(askers),
+                    "response": "stream",
+                    "response_threshold": f"{QUESTION_THRESHOLD:.0f}s",
+                }
+                for heard, askers in hears.items()
             ],
         }
     return accounts
@@ -70,7 +99,11 @@ def rights_of(user: str) -> list[str]:
     """The subjects, as the streams' account names them, to which a user may publish."""
     if user == BOOTSTRAP:
         return [
-            *(f"$JS.API.STREAM.{verb}.{stream}" for stream in (LOG, GOLD) for verb in ("CREATE", "INFO")),
+            *(
+                f"$JS.API.STREAM.{verb}.{stream}"
+                for stream in (LOG, GOLD, BLOBS, GOLD_BLOBS)
+                for verb in ("CREATE", "INFO")
+            ),
             *(f"$JS.API.CONSUMER.CREATE.{LOG}.{durable}" for durable in (*CONSUMERS, *READERS)),
         ]
     allowed = [f"{PREFIX[stream]}.*.*.{tag}" for stream, tag in published_by(user)]
@@ -85,6 +118,9 @@ def rights_of(user: str) -> list[str]:
         allowed += [f"$JS.API.CONSUMER.MSG.NEXT.{LOG}.{user}", f"$JS.API.CONSUMER.RESET.{LOG}.{user}"]
     for stream in (LOG, GOLD) if user in ("auditor", OPERATOR) else (LOG,):
         allowed += [f"$JS.API.DIRECT.GET.{stream}", f"$JS.API.DIRECT.GET.{stream}.>", f"$JS.API.STREAM.INFO.{stream}"]
+    for stream, users in BLOB_USERS.items():
+        if user in users:
+            allowed += [f"{BLOB_PREFIX[stream]}.*.*", f"$JS.API.DIRECT.GET.{stream}.{BLOB_PREFIX[stream]}.*.*"]
     return allowed
 
 
