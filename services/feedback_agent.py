@@ -24,6 +24,7 @@ from runtime.effects.choose import (
 )
 from runtime.log.lineage import Span
 from runtime.log.lookup import attempts_by_id, attempts_of_request, events_of_types, failures_of_request
+from runtime.log.questions import Asking
 from runtime.log.worker import answer, work
 from runtime.rollouts.attempt import RecordedAttempt
 from runtime.run.loading import LoadedRun
@@ -31,6 +32,8 @@ from services.host.agent_session import inspector, open_session, recorder, witho
 from services.host.context import Context
 
 AGENT: AgentName = "feedback_agent"
+ARCHIVE_PATIENCE = 15.0
+"""Seconds for which an archivist that is away is waited for."""
 
 
 async def serve(context: Context) -> None:
@@ -75,7 +78,7 @@ async def _by_model(
     probe: Sequence[RecordedAttempt],
 ) -> list[Fact]:
     from replay.archive.agent_copy import RunTables  # with duckdb, for runs that have a model
-    from replay.archive.query import query
+    from replay.archive.query import QUERIES, query_over
 
     scored = probe_attempts(context.blobs, probe, loaded)
     figures = diagnosis(evidence(scored, history, loaded, requested)) if scored else {}
@@ -94,8 +97,15 @@ async def _by_model(
         if isinstance(one.data, feedback.HISTORY_TYPES) and feedback.may_know(requested, one.data)
     ]
     files = {path: data.decode() for path, data in context.blobs.get_tree(requested.scaffold).items()}
-    ask = partial(query, context.node.directory)
-    tables = RunTables(ask, run, past, event.id, loaded.shown_public.train, requested.known)
+    archive = Asking(context.connection.credentials, context.connection.login)
+    tables = RunTables(
+        partial(query_over, partial(archive.ask, QUERIES, patience=ARCHIVE_PATIENCE)),
+        run,
+        past,
+        event.id,
+        loaded.shown_public.train,
+        requested.known,
+    )
 
     def find(id: str) -> RecordedAttempt | None:
         return next(
@@ -109,3 +119,4 @@ async def _by_model(
         return await asyncio.to_thread(choose_by_model, session, requested, loaded, recorded, host)
     finally:
         tables.close()
+        archive.close()

@@ -236,11 +236,11 @@ class StreamBlobs(Blobs):
 
     def _wait(self, call: Callable[[], T]) -> T:
         trouble = ""
-        for pause in itertools.chain(PAUSES, itertools.repeat(PAUSES[-1])):
+        for number, pause in enumerate(itertools.chain(PAUSES, itertools.repeat(PAUSES[-1]))):
             try:
                 return call()
             except (Unavailable, TryAgain) as wrong:
-                if not self._patient:
+                if number and not self._patient:  # a server hangs up on whoever was silent for long
                     raise
                 if trouble != str(wrong):
                     logger.warning("%s", wrong)

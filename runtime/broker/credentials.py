@@ -19,6 +19,8 @@ class Credentials(msgspec.Struct, frozen=True):
     user: str
     password: str
     inbox: str
+    blobs: str = "directory"
+    """Where blobs stand: in the project directory, or in a `stream` of the broker's."""
 
 
 Login = Callable[[], Credentials]

@@ -21,7 +21,7 @@ from runtime.broker.accounts import BOOTSTRAP, USERS, accounts_of, draw_password
 from runtime.broker.binary import find_binary
 from runtime.broker.children import die_with_parent, end, free_port, last_line
 from runtime.broker.credentials import credentials_file, write_private
-from runtime.broker.store import FREE_AT_START, FREE_TO_GO_ON, pid_file, require_room, store
+from runtime.broker.store import FREE_AT_START, FREE_TO_GO_ON, blobs_in, pid_file, require_room, store
 from runtime.broker.streams import MAX_MESSAGE
 
 CONFIG = "server.conf"
@@ -56,8 +56,10 @@ def write_config(directory: Path, port: int, passwords: Mapping[str, str]) -> Pa
         folder.chmod(0o700)
     path = store(directory) / CONFIG
     write_private(path, json.dumps(configuration, indent=1, ensure_ascii=False))
+    blobs = {} if blobs_in(directory) == "directory" else {"blobs": "stream"}
     for user in USERS:
         login = {"url": f"nats://127.0.0.1:{port}", "user": user, "password": passwords[user], "inbox": inbox_of(user)}
+        login |= blobs
         write_private(credentials_file(directory, user), json.dumps(login))
     return path
 

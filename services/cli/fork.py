@@ -27,12 +27,14 @@ def fork(run: str, directory: Path, at: str, settings: tuple[str, ...], name: st
     """Start a new run that shares RUN's past and then parts from it."""
     import secrets
 
+    from events.run import RunStarted
     from events.subjects import check_run_name
     from replay.fork import order_of_fork, parse_settings, plan_fork
     from replay.replayer import find_sequence
-    from runtime.blobs.directory import Blobs
+    from runtime.broker.store import blobs_in
     from services.cli.live import carry_out
     from services.cli.reading import read_run
+    from services.host.blobs import operator_blobs
     from services.host.imports import find_export
     from services.host.node import Node
     from services.host.orders import check
@@ -47,9 +49,13 @@ def fork(run: str, directory: Path, at: str, settings: tuple[str, ...], name: st
     sequence = find_sequence(parent.messages, at)
     order = order_of_fork(parent.started, changes)
     check(order, node)
-    with working("preparing the fork") as say:
-        started = plan_fork(parent, sequence, order, changes, Blobs(node.blobs), pretraining_progress(say))
+
+    def plan() -> RunStarted:
+        with working("preparing the fork") as say:
+            return plan_fork(parent, sequence, order, changes, operator_blobs(node), pretraining_progress(say))
+
+    started = plan() if blobs_in(node.directory) == "directory" else None  # else once the broker is up
     if str(sequence) != at:
         click.echo(f"evolog: {parent.run} is forked at sequence {sequence}", err=True)
     name = name or f"{parent.run[:55]}-f{secrets.token_hex(2)}"
-    return carry_out(node, name, lambda: started, detach=detach, as_json=as_json)
+    return carry_out(node, name, lambda: started or plan(), detach=detach, as_json=as_json)

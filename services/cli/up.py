@@ -9,12 +9,22 @@ from services.cli.options import directory, examples
 
 @click.command(epilog=examples("evolog up --executors 4"))
 @directory
-@click.option("--executors", type=click.IntRange(1, 64), default=2, show_default=True, help="Executor processes.")
-@click.option("--verifiers", type=click.IntRange(1, 64), default=1, show_default=True, help="Verifier processes.")
+@click.option(
+    "--executors", type=click.IntRange(0, 64), default=2, show_default=True, help="Executor processes; 0: elsewhere."
+)
+@click.option(
+    "--verifiers", type=click.IntRange(0, 64), default=1, show_default=True, help="Verifier processes; 0: elsewhere."
+)
 @click.option(
     "--nats", default=None, help="Use this broker instead of an embedded one, with the accounts in DIR/credentials."
 )
-def up(directory: Path, executors: int, verifiers: int, nats: str | None) -> None:
+@click.option(
+    "--blobs",
+    type=click.Choice(["directory", "stream"]),
+    default=None,
+    help="Where blobs stand; stream moves them to the broker for good, where other hosts reach them.",
+)
+def up(directory: Path, executors: int, verifiers: int, nats: str | None, blobs: str | None) -> None:
     """Start the broker and every service, and keep them running.
 
     Unfinished runs go on.
@@ -30,6 +40,7 @@ def up(directory: Path, executors: int, verifiers: int, nats: str | None) -> Non
             verifiers=verifiers,
             embedded=nats is None,
             nats_url=nats,
+            blobs=blobs,
             on_event=to_stderr,
         )
     )

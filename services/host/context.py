@@ -15,8 +15,7 @@ from events.errors import Unavailable, UserError, hosts_own
 from events.rollouts import ModelCalled
 from events.run import RunStarted
 from events.secret import Scanner, of_environment
-from events.subjects import LOG
-from runtime.blobs.directory import Blobs
+from events.subjects import BLOBS, LOG
 from runtime.broker.accounts import OPERATOR
 from runtime.broker.credentials import Credentials, Login, read_credentials, write_private
 from runtime.log.in_hand import InHand
@@ -27,6 +26,7 @@ from runtime.log.port import Log
 from runtime.log.service_log import ServiceLog
 from runtime.log.worker import Wants, append_struck_out, retry_until_available
 from runtime.run.loading import OWN, LoadedRun, load_run
+from services.host.blobs import service_blobs
 from services.host.node import Node, Waiting
 from services.host.settings import host_patience
 
@@ -41,7 +41,7 @@ class Context:
         self.log: Log = ServiceLog(connection.log(LOG), InHand(node.in_hand(name, index)))
         self.policy_token()  # made before the secrets are gathered, so that it is one of them
         self.scanner = Scanner(connection.scanner.secrets + node.secrets() + of_environment(os.environ))
-        self.blobs = Blobs(node.blobs)
+        self.blobs = service_blobs(node.blobs, BLOBS, connection.credentials, connection.login)
         self.loop = asyncio.get_running_loop()
         self._loaded: dict[str, LoadedRun] = {}
         self._past: dict[str, tuple[Span, ...]] = {}

@@ -3,15 +3,16 @@
 import tempfile
 from pathlib import Path
 
-from runtime.policies.client import PolicyClient
+from runtime.log.questions import Asking
+from runtime.policies.questions import AskedPolicy
 from runtime.rollouts.runner import RolloutRunner
 from services.host.context import Context
 from services.host.settings import scaffold_limits
 
 
 def open_runner(context: Context) -> RolloutRunner:
-    """A runner with a client of the policy and a folder of its own, whose name says nothing; for one thread."""
+    """A runner that asks the policy over the broker; its folder has a name that says nothing. For one thread."""
     folder = Path(tempfile.mkdtemp(dir=context.work))
     folder.chmod(0o755)  # what lies in it is for sandboxes of another user too
-    policy = PolicyClient(context.node.policy_url(), context.policy_token())
+    policy = AskedPolicy(Asking(context.connection.credentials, context.connection.login), context.blobs)
     return RolloutRunner(context.blobs, folder, policy, context.scanner, scaffold_limits())

@@ -26,6 +26,7 @@ from runtime.broker import accounts, children, credentials, server, store, strea
 from runtime.broker.server import EmbeddedServer
 from runtime.policies.client import engine_url
 from runtime.sandbox.choose import UNSANDBOXED
+from services.host.blobs import cache_limit, choose_back_end, move_into_streams
 from services.host.main import READY_FD
 from services.host.node import Node, Running, owner_alone, version
 from services.host.settings import (
@@ -98,14 +99,15 @@ async def supervise(
     verifiers: int = 1,
     embedded: bool = True,
     nats_url: str | None = None,
+    blobs: str | None = None,
     on_event: Announce = to_stderr,
     module: str = "services.host.main",
 ) -> None:
     """Run everything until SIGTERM or SIGINT.
 
     Without `embedded`, the server at `nats_url` is used, and the credentials files of its accounts must be in the
-    directory. Each service runs as `python -m MODULE NAME --dir DIRECTORY --index I`. `on_event` hears a sentence for
-    everything that happens.
+    directory. `blobs` is `directory` or `stream`; None leaves them where they are. Each service runs as `python -m
+    MODULE NAME --dir DIRECTORY --index I`. `on_event` hears a sentence for everything that happens.
 
     Raises `TryAgain` if another supervisor holds the directory, or the disk is, or becomes, nearly full; `Unavailable`
     without a server; `Misconfigured` for a setting of a service that cannot be used; `CheckFailed` for a log that has
@@ -121,6 +123,7 @@ async def supervise(
     host_patience()
     scoring_limit()
     start_attempts()
+    cache_limit()
     with node.hold(), children.reserve_port() as reserved:
         node.node_json.unlink(missing_ok=True)
         shutil.rmtree(node.waits, ignore_errors=True)
@@ -131,12 +134,14 @@ async def supervise(
             loop.add_signal_handler(number, stop.set)
         broker = EmbeddedServer(node.directory) if embedded else None
         try:
+            choose_back_end(node, blobs)
             if broker is not None:
                 _require_undamaged(node)
                 await _copy_store(node, on_event)
             url = await _prepare(node, broker, nats_url)
             if broker is not None:
                 _require_same_length(node)
+            await asyncio.to_thread(move_into_streams, node, on_event)
             if node.archive.exists() or node.gold_archive.exists():
                 from services.host.integrity import require_end  # with duckdb
 
@@ -230,8 +235,10 @@ async def _prepare(node: Node, broker: EmbeddedServer | None, nats_url: str | No
             f"the configuration of the nats-server at {nats_url}."
         )
     for user in accounts.USERS:
-        login = msgspec.json.decode(node.credentials(user).read_bytes(), type=dict[str, str])
-        credentials.write_private(node.credentials(user), msgspec.json.encode(login | {"url": nats_url}).decode())
+        login = msgspec.json.decode(node.credentials(user).read_bytes(), type=dict[str, str]) | {"url": nats_url}
+        if store.blobs_in(node.directory) != "directory":
+            login["blobs"] = "stream"
+        credentials.write_private(node.credentials(user), msgspec.json.encode(login).decode())
     login = msgspec.json.decode(node.credentials(accounts.BOOTSTRAP).read_bytes(), type=dict[str, str])
     await streams.bootstrap(nats_url, login["user"], login["password"])
     return nats_url
