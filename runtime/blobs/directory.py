@@ -180,6 +180,12 @@ class Blobs:
     def _mark(self, digest: str) -> Path:
         return self.root / "freed" / self.path(digest).name
 
+    def files(self) -> Iterator[Path]:
+        """The files of all blobs in the directory, in no order."""
+        for path in (self.root / "sha256").rglob("*"):
+            if _DIGEST.match(path.name):
+                yield path
+
     def path(self, digest: str) -> Path:
         """The path of that digest's file, which need not exist."""
         if not _DIGEST.match(digest):

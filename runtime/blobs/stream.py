@@ -219,7 +219,7 @@ class StreamBlobs(Blobs):
             return
         self._fresh = 0
         files = []
-        for path in self.root.glob("sha256/??/" + "?" * 64):
+        for path in self.files():
             try:
                 status = path.stat()
             except FileNotFoundError:  # another process removes files too

@@ -47,7 +47,7 @@ class _StreamInfo(msgspec.Struct):
     state: StreamState
 
 
-class Question:
+class AskedQuestion:
     """A message on which somebody waits for an answer."""
 
     def __init__(self, connection: "Connection", message: Msg) -> None:
@@ -125,7 +125,9 @@ class Connection:
         except (nats.errors.Error, OSError) as wrong:
             raise Unavailable(f"The broker has gone ({wrong}).") from wrong
 
-    async def listen(self, subjects: Collection[str], group: str, heard: Callable[[Question], Awaitable[None]]) -> None:
+    async def listen(
+        self, subjects: Collection[str], group: str, heard: Callable[[AskedQuestion], Awaitable[None]]
+    ) -> None:
         """Have what is asked on these subjects, and on no others, come to `heard`, each to one listener of the group.
 
         This holds until the connection is lost; called again, it adds and ends what differs. Raises `Unavailable` where
@@ -137,7 +139,7 @@ class Connection:
         _, subscriptions = self._listening
 
         async def take(message: Msg) -> None:
-            await heard(Question(self, message))
+            await heard(AskedQuestion(self, message))
 
         try:
             more, less = set(subjects) - subscriptions.keys(), subscriptions.keys() - set(subjects)

@@ -19,7 +19,7 @@ import msgspec
 
 from events.errors import NotHere, TryAgain, Unavailable, UserError
 from runtime.broker.credentials import Credentials, Login
-from runtime.log.jetstream import Connection, Question
+from runtime.log.jetstream import AskedQuestion, Connection
 from runtime.log.port import EVENT_LIMIT
 from runtime.log.socket import NatsSocket
 from runtime.log.worker import retry_until_available
@@ -217,7 +217,7 @@ class Answering:
             subjects = {*self._wanted, f"{self._service}.host.{self.name}"}
             await self._connection.listen(subjects, self._service, self._take)
 
-    async def _take(self, question: Question) -> None:
+    async def _take(self, question: AskedQuestion) -> None:
         if question.subject.startswith(f"{self._service}.host."):
             if not question.data:
                 return  # that it came says what was asked
@@ -228,7 +228,7 @@ class Answering:
         self._working.add(task)
         task.add_done_callback(self._working.discard)
 
-    async def _work_on(self, question: Question) -> None:
+    async def _work_on(self, question: AskedQuestion) -> None:
         loop = asyncio.get_running_loop()
         answering = loop.run_in_executor(self._threads, self._answer, question.subject, question.data)
         with contextlib.suppress(Unavailable):  # whoever asked will ask again
@@ -258,7 +258,7 @@ class Answering:
             self._kept[id][1].cancel()
         self._kept[id] = answer, asyncio.get_running_loop().call_later(KEPT, self._kept.pop, id, None)
 
-    async def _say_of_kept(self, question: Question) -> None:
+    async def _say_of_kept(self, question: AskedQuestion) -> None:
         id, _, start = question.data.decode().partition(" ")
         answer, _ = self._kept.get(id) or (b"", None)
         with contextlib.suppress(Unavailable):
@@ -269,7 +269,7 @@ class Answering:
             await _say(question, answer[int(start) : int(start) + SENT_UNASKED])
 
 
-async def _say(question: Question, answer: bytes) -> None:
+async def _say(question: AskedQuestion, answer: bytes) -> None:
     for start in range(0, max(1, len(answer)), QUESTION_LIMIT):
         end = start + QUESTION_LIMIT
         await question.say((_PART if end < len(answer) else _END) + answer[start:end])

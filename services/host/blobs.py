@@ -54,7 +54,7 @@ def blobs_as_kept(node: Node, login: Login) -> Iterator[tuple[Blobs, Blobs]]:
         folder = Path(name)
         yield (
             _operators(node, node.blobs, folder, BLOBS, login, EXAMINED),
-            _operators(node, node.gold_blobs, folder / "gold", GOLD_BLOBS, login, EXAMINED),
+            _operators(node, node.gold_blobs, folder / "audited", GOLD_BLOBS, login, EXAMINED),
         )
 
 
@@ -103,7 +103,7 @@ def move_into_streams(node: Node, say: Callable[[str], None]) -> None:
         return
     for root, stream in ((node.blobs, BLOBS), (node.gold_blobs, GOLD_BLOBS)):
         blobs = StreamBlobs(root, ChunkSocket(read_credentials(node.credentials(OPERATOR)), stream))
-        paths = sorted((root / "sha256").glob("??/" + "?" * 64))
+        paths = sorted(blobs.files())
         for number, path in enumerate(paths, 1):
             data = path.read_bytes()
             if hashlib.sha256(data).hexdigest() == path.name:  # a damaged one is put anew by whoever has it
