@@ -5,7 +5,7 @@ HTTP to clients from outside; and has each published adapter checked by `runtime
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from urllib.parse import urlsplit
 
 from events.codec import Event
@@ -34,7 +34,11 @@ async def serve(context: Context) -> None:
     models = ServedModels(
         context.blobs, context.work, lambda adapter: context.wait_for(published_canaries(context, adapter))
     )
-    host = ModelHost(models, context.blobs, lambda subjects: context.wait_for(answering.listen(subjects)))
+
+    def listen(subjects: Collection[str]) -> None:
+        context.wait_for(retry_until_available(lambda: answering.listen(subjects)))
+
+    host = ModelHost(models, context.blobs, listen)
     answering = Answering(context.connection, SERVICE, host.answer)
     server = _endpoint(context, models)
     try:

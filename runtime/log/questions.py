@@ -120,7 +120,10 @@ class Asking(NatsSocket):
             if worker and now - looked > SILENCE:
                 looked, asked = now, f"{self._inbox}.q{next(self._numbers)}"
                 self._send(f"{subject.partition('.')[0]}.host.{worker}", asked, b"")
+            size = len(self._buffer)
             if (message := self._next()) is None:
+                if len(self._buffer) > size:  # a part is on its way
+                    heard = looked = time.monotonic()
                 continue
             to, header, data = message
             if to.decode() == asked and header:  # nobody listens under that name

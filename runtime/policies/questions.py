@@ -154,6 +154,7 @@ class ModelHost:
         except msgspec.DecodeError as wrong:
             raise UserError(f"the question is no call of a policy: {wrong}") from wrong
         asked = [_as_the_endpoint_has_it(request) for request in requests]
+        self.load(model)  # it may have made room for another since
         try:
             sampled = self._models.sample(model, asked)
         except ValueError as wrong:
