@@ -1,9 +1,10 @@
-"""Rollouts a second by the ways that completions and blobs can take: `python -m tests.bench.transport [--repeats 15]`.
+"""Rollouts a second by the ways that completions and blobs can take: `python -m tests.bench.transport [--repeats 30]`.
 
 A runner plays shards of the toy task's dev items in its sandbox, and the policy's service answers in its own process.
 Shards go by HTTP on 127.0.0.1, by the broker, and by the broker with blobs in its stream, in turn, so that whatever
 else the host does falls on all alike. Every call is recorded on the log before its answer is released. A ratio is the
-median of those of neighbouring shards.
+median of those of neighbouring shards. Beside the clock's seconds stand the processor's, of the runner, the sandbox,
+the policy and the nats-server together, which other work on the host leaves alone.
 """
 
 import argparse
@@ -13,8 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -39,13 +41,14 @@ from runtime.run.order import put_base_model
 from services.host.node import Node
 from services.host.supervisor import service_environment
 from tasks.loading import load
+from tests.bench.serving import processor_seconds
 from tests.harness.broker import broker_beside, chunk_socket
 from tests.harness.paths import TOY
 from tests.harness.polling import wait_until
 
 TIME = "2026-01-01T00:00:00.000000Z"
-ATTEMPTS = 4
-"""Attempts at each dev item in a shard."""
+ATTEMPTS = 1
+"""Attempts at each dev item in a shard: few, so that neighbours are near each other in time."""
 
 
 class Recording:
@@ -66,8 +69,15 @@ class Recording:
         return False
 
 
-def measure(folder: Path, repeats: int) -> dict[str, list[float]]:
-    """Rollouts a second of each shard, by the way that it went."""
+class Rates(NamedTuple):
+    """Rollouts a second, of the clock's and of the processor's."""
+
+    clock: float
+    processor: float
+
+
+def measure(folder: Path, repeats: int) -> dict[str, list[Rates]]:
+    """The rates of each shard, by the way that it went."""
     task = load(str(TOY))
     public = task.public(0)
     with broker_beside(folder) as server:
@@ -96,7 +106,7 @@ def measure(folder: Path, repeats: int) -> dict[str, list[float]]:
                 for number, (way, (policy, kept)) in enumerate(ways.items())
             }
             items = tuple(item.id for item in public.dev)
-            rates: dict[str, list[float]] = {way: [] for way in ways}
+            rates: dict[str, list[Rates]] = {way: [] for way in ways}
             for repeat in range(-1, repeats):  # the first loads the model, and does not count
                 for way in sorted(ways, reverse=bool(repeat % 2)):
                     shard = RolloutShard(
@@ -110,14 +120,11 @@ def measure(folder: Path, repeats: int) -> dict[str, list[float]]:
                         temperature=1.0,
                         seed=repeat + 1,
                     )
-                    seconds = timed(
-                        lambda way=way, shard=shard: runners[way].run(  # type: ignore[misc]
-                            shard, public, CallLog(recording.find, recording.record)
-                        )
-                    )
-                    print(f"{repeat} {way}: {seconds:.2f} s", file=sys.stderr)
+                    began, used = time.perf_counter(), processor_seconds(os.getpid())
+                    runners[way].run(shard, public, CallLog(recording.find, recording.record))
+                    seconds, processor = time.perf_counter() - began, processor_seconds(os.getpid()) - used
                     if repeat >= 0:
-                        rates[way].append(len(items) * ATTEMPTS / seconds)
+                        rates[way].append(Rates(len(items) / seconds, len(items) / processor))
             for runner in runners.values():
                 runner.close()
             return rates
@@ -126,30 +133,27 @@ def measure(folder: Path, repeats: int) -> dict[str, list[float]]:
             service.wait()
 
 
-def timed(work: Callable[[], object]) -> float:
-    """The seconds that something takes."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=30)
     repeats = parser.parse_args().repeats
     with tempfile.TemporaryDirectory() as name:
         rates = measure(Path(name), repeats)
-    table = Table("way", "rollouts a second, median (range)", "ratio to HTTP, median (quartiles)")
+    table = Table("way", "rollouts a second", "ratio to HTTP", "rollouts a second of the processor's", "ratio to HTTP")
     for way, of in rates.items():
-        ratios = [mine / http for mine, http in zip(of, rates["HTTP"], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4) if repeats > 1 else ratios * 3
-        table.add_row(
-            way,
-            f"{statistics.median(of):.0f} ({min(of):.0f} to {max(of):.0f})",
-            f"{middle:.3f} ({low:.3f} to {high:.3f})",
-        )
-    Console().print(table)
+        cells = []
+        for index in range(2):
+            mine, http = [one[index] for one in of], [one[index] for one in rates["HTTP"]]
+            ratios = [one / other for one, other in zip(mine, http, strict=True)]
+            cells += [_median(mine, "{:.0f}"), _median(ratios, "{:.3f}")]
+        table.add_row(way, *cells)
+    Console(width=160).print(table, "Medians, with quartiles.")
+
+
+def _median(values: Sequence[float], form: str) -> str:
+    low, middle, high = (form.format(value) for value in statistics.quantiles(values, n=4, method="inclusive"))
+    return f"{middle} ({low} to {high})"
 
 
 if __name__ == "__main__":
