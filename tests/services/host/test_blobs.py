@@ -10,7 +10,7 @@ from events.errors import Misconfigured, NotHere
 from events.subjects import BLOBS, GOLD_BLOBS
 from runtime.blobs.directory import Blobs
 from runtime.blobs.stream import CACHE_LIMIT, StreamBlobs
-from runtime.broker.credentials import read_credentials
+from runtime.broker.credentials import Credentials, Login, read_credentials
 from runtime.broker.server import write_config
 from runtime.broker.store import blobs_in
 from services.host.blobs import (
@@ -45,8 +45,12 @@ def test_a_services_credentials_say_where_blobs_stand(tmp_path: Path) -> None:
         write_config(tmp_path, 4321, _Passwords(passwords))
         credentials = read_credentials(node.credentials("executor"))
         assert credentials.blobs == wanted
-        assert type(service_blobs(tmp_path / "elsewhere", BLOBS, credentials, lambda given=credentials: given)) is kind
+        assert type(service_blobs(tmp_path / "elsewhere", BLOBS, credentials, _login(credentials))) is kind
     assert "blobs" in msgspec.json.decode(node.credentials("auditor").read_bytes())
+
+
+def _login(credentials: Credentials) -> Login:
+    return lambda: credentials
 
 
 class _Passwords(dict[str, str]):
