@@ -25,6 +25,7 @@ from runtime.effects.choose import (
 )
 from runtime.log.lineage import Span
 from runtime.log.lookup import attempts_by_id, attempts_of_request, events_of_types, failures_of_request
+from runtime.log.questions import Asking
 from runtime.log.worker import answer, work
 from runtime.rollouts.attempt import RecordedAttempt
 from runtime.run.loading import LoadedRun
@@ -40,6 +41,8 @@ from services.host.context import Context
 from services.host.workbench import open_workbench
 
 AGENT: AgentName = "feedback_agent"
+ARCHIVE_PATIENCE = 15.0
+"""Seconds for which an archivist that is away is waited for."""
 
 
 async def serve(context: Context) -> None:
@@ -89,7 +92,7 @@ async def _by_model(
 ) -> list[Fact]:
     await require_unhalted(context, event.run)
     from replay.archive.agent_copy import RunTables  # with duckdb, for runs that have a model
-    from replay.archive.query import query
+    from replay.archive.query import QUERIES, query_over
 
     scored = probe_attempts(context.blobs, probe, loaded)
     figures = diagnosis(evidence(scored, history, loaded, requested)) if scored else {}
@@ -108,8 +111,15 @@ async def _by_model(
         if isinstance(one.data, feedback.HISTORY_TYPES) and feedback.may_know(requested, one.data)
     ]
     files = {path: data.decode() for path, data in context.blobs.get_tree(requested.scaffold).items()}
-    ask = partial(query, context.node.directory)
-    tables = RunTables(ask, run, past, event.id, loaded.shown_public.train, requested.known)
+    archive = Asking(context.connection.credentials, context.connection.login)
+    tables = RunTables(
+        partial(query_over, partial(archive.ask, QUERIES, patience=ARCHIVE_PATIENCE)),
+        run,
+        past,
+        event.id,
+        loaded.shown_public.train,
+        requested.known,
+    )
 
     def find(id: str) -> RecordedAttempt | None:
         return next(
@@ -130,3 +140,4 @@ async def _by_model(
         return await asyncio.to_thread(choose)
     finally:
         tables.close()
+        archive.close()
