@@ -17,7 +17,7 @@ from runtime.broker.accounts import QUESTIONS, USERS
 from runtime.broker.credentials import credentials_file, read_credentials
 from runtime.broker.server import EmbeddedServer
 from runtime.log import questions
-from runtime.log.questions import QUESTION_LIMIT, Answer, Answering, Asking, Declined, NobodyListens
+from runtime.log.questions import QUESTION_LIMIT, Answering, AnswerQuestion, Asking, Declined, NobodyListens
 from tests.harness.broker import account, broker
 
 
@@ -30,7 +30,7 @@ async def ask(server: EmbeddedServer, subject: str, question: bytes = b"?", user
 
 
 @contextlib.asynccontextmanager
-async def answering(server: EmbeddedServer, answer: Answer, *subjects: str) -> AsyncIterator[Answering]:
+async def answering(server: EmbeddedServer, answer: AnswerQuestion, *subjects: str) -> AsyncIterator[Answering]:
     """A process of the policy that answers on these subjects."""
     async with account(server, "policy") as connection:
         host = Answering(connection, "policy", answer)

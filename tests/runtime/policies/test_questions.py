@@ -11,14 +11,17 @@ import pytest
 
 from events.errors import HostUnfit, NotHere, TryAgain, UserError
 from runtime.blobs.directory import Blobs
+from runtime.broker.accounts import status_subject
 from runtime.broker.credentials import credentials_file, read_credentials
 from runtime.broker.server import EmbeddedServer
+from runtime.log.jetstream import Connection, connect
 from runtime.log.questions import QUESTION_LIMIT, Answering, Asking
 from runtime.policies.client import PolicyClient
 from runtime.policies.interface import Sampled, SampleRequest
 from runtime.policies.questions import ANY_BASE, SERVICE, AskedPolicy, ModelHost, model_of, subject_of
 from runtime.policies.server import PolicyServer
-from tests.harness.broker import account, broker
+from runtime.status import UNHEARD, StatusReporter, Waits
+from tests.harness.broker import account, broker, bundled, tls_broker
 
 BASE, ADAPTER = "b" * 64, "a" * 64
 MODEL = f"{BASE}@{ADAPTER}"
@@ -61,22 +64,30 @@ class Models:
 
 @contextlib.asynccontextmanager
 async def hosting(server: EmbeddedServer, models: Models, blobs: Blobs) -> AsyncIterator[ModelHost]:
+    async with account(server, "policy") as connection, listening(connection, models, blobs) as host:
+        yield host
+
+
+@contextlib.asynccontextmanager
+async def listening(connection: Connection, models: Models, blobs: Blobs) -> AsyncIterator[ModelHost]:
     loop = asyncio.get_running_loop()
-    async with account(server, "policy") as connection:
-        host = ModelHost(
-            models, blobs, lambda subjects: asyncio.run_coroutine_threadsafe(answering.listen(subjects), loop).result()
-        )
-        answering = Answering(connection, SERVICE, host.answer)
-        await answering.listen([ANY_BASE])
-        serving = asyncio.create_task(answering.serve())
-        try:
-            yield host
-        finally:
-            serving.cancel()
+    host = ModelHost(
+        models, blobs, lambda subjects: asyncio.run_coroutine_threadsafe(answering.listen(subjects), loop).result()
+    )
+    answering = Answering(connection, SERVICE, host.answer)
+    await answering.listen([ANY_BASE])
+    serving = asyncio.create_task(answering.serve())
+    try:
+        yield host
+    finally:
+        serving.cancel()
 
 
-def client(server: EmbeddedServer, blobs: Blobs, patience: float = 0.0, user: str = "executor") -> AskedPolicy:
-    return AskedPolicy(Asking(read_credentials(credentials_file(server.directory, user))), blobs, patience=patience)
+def client(
+    server: EmbeddedServer, blobs: Blobs, patience: float = 0.0, user: str = "executor", waits: Waits = UNHEARD
+) -> AskedPolicy:
+    asking = Asking(read_credentials(credentials_file(server.directory, user)))
+    return AskedPolicy(asking, blobs, patience=patience, waits=waits)
 
 
 async def sample(policy: AskedPolicy, *requests: SampleRequest, model: str = MODEL) -> list[Sampled]:
@@ -174,6 +185,47 @@ def test_nobody_and_a_busy_host_are_waited_for_and_a_refusal_is_not(tmp_path: Pa
                 assert (await sample(client(server, blobs, patience=60), SampleRequest(prompt="q")))[0].prompt_tokens
                 with pytest.raises(UserError, match="The policy server refused a call: the prompt is too long"):
                     await sample(client(server, blobs, patience=60), SampleRequest(prompt="too long"))
+
+    asyncio.run(check())
+
+
+def test_who_waits_for_the_policy_says_so_until_it_is_answered_or_gives_up(tmp_path: Path) -> None:
+    async def check() -> None:
+        blobs, status = Blobs(tmp_path / "blobs"), StatusReporter("executor")
+        async with broker(tmp_path) as server:
+            policy = client(server, blobs, patience=60, waits=status.waits())
+            waiting = asyncio.create_task(sample(policy, SampleRequest(prompt="p")))
+            while not (waits := status.status().waiting):
+                assert not waiting.done()
+                await asyncio.sleep(0.01)
+            assert waits[0].waiting_for == "the policy server" and "Nobody listens" in waits[0].error
+            async with hosting(server, Models(), blobs):
+                await waiting
+            assert status.status().waiting == ()
+            with pytest.raises(TryAgain):
+                await sample(client(server, blobs, waits=status.waits()), SampleRequest(prompt="p"))
+            assert status.status().waiting == ()
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("user", ["executor", "auditor", "meta_agent", "feedback_agent"])
+def test_a_key_of_a_bundle_gives_the_right_to_ask_and_to_answer(tmp_path: Path, user: str) -> None:
+    async def check() -> None:
+        blobs, models = Blobs(tmp_path / "blobs"), Models()
+        async with tls_broker(tmp_path) as server:
+            connection = await connect(bundled(server, "policy"))
+            operator = await connect(bundled(server, "operator"))
+            login = bundled(server, user)
+            try:
+                await connection.respond(status_subject("policy"), lambda: b"its status")
+                async with listening(connection, models, blobs):
+                    (sampled,) = await sample(AskedPolicy(Asking(login(), login), blobs), SampleRequest(prompt="p"))
+                    assert sampled.texts == ("host p",)
+                    assert await operator.gather([status_subject("policy")]) == [b"its status"]
+            finally:
+                await connection.close()
+                await operator.close()
 
     asyncio.run(check())
 

@@ -1,5 +1,6 @@
 """Where a directory's blobs stand, and the way into streams, which is one way."""
 
+import asyncio
 import shutil
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from events.errors import Misconfigured, NotHere
 from events.subjects import BLOBS, GOLD_BLOBS
 from runtime.blobs.directory import Blobs
 from runtime.blobs.stream import CACHE_LIMIT, StreamBlobs
-from runtime.broker.credentials import Credentials, Login, read_credentials
+from runtime.broker.credentials import Credentials, Login, bundle_login, read_credentials
+from runtime.broker.issuing import add_bundle, bundle_file, say_where_blobs_are, start_issuing
 from runtime.broker.server import write_config
 from runtime.broker.store import blobs_in
+from services.dashboard.source import Source
 from services.host.blobs import (
     CACHE_VARIABLE,
     cache_limit,
@@ -20,6 +23,7 @@ from services.host.blobs import (
     move_into_streams,
     operator_blobs,
     operator_gold_blobs,
+    reading_blobs,
     service_blobs,
 )
 from services.host.node import Node
@@ -79,6 +83,39 @@ def test_what_a_directory_has_is_moved_into_streams_and_what_is_damaged_is_not(t
                 there.get(digest)
         move_into_streams(node, said.append)
         assert len(said) == 2
+
+
+def test_a_bundle_says_where_blobs_stand_and_is_made_anew_where_they_were_moved(tmp_path: Path) -> None:
+    node, said = Node(tmp_path), list[str]()
+    start_issuing(tmp_path, "broker.example.org")
+    path = bundle_file(tmp_path, "executor")
+    before = bundle_login(path, "executor")()
+    assert before.blobs == "directory"
+    choose_back_end(node, "stream")
+    with broker_beside(tmp_path):
+        move_into_streams(node, said.append)
+    after = bundle_login(path, "executor")()
+    assert after == msgspec.structs.replace(before, blobs="stream")  # with the key that it had
+    assert said[-1].startswith(f"Copy the bundles in {path.parent} to their hosts anew")
+    assert bundle_login(add_bundle(tmp_path, "gpu-1", ["policy"]), "policy")().blobs == "stream"
+    assert say_where_blobs_are(tmp_path) == []
+
+
+def test_pages_show_what_stands_in_a_stream_and_without_its_broker_what_is_cached(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    choose_back_end(node, "stream")
+    with broker_beside(tmp_path) as server:
+        move_into_streams(node, lambda sentence: None)
+        there = StreamBlobs(tmp_path / "elsewhere", chunk_socket(server, "executor"))
+        shown, other = there.put(b"shown"), there.put(b"other")
+        tree = there.put_tree({"agent.py": b"1"})
+        source = Source(tmp_path, gold=False)
+        assert asyncio.run(source.text(shown)).text == "shown"
+        assert asyncio.run(source.files(tree))["agent.py"].text == "1"
+        with reading_blobs(node) as blobs:
+            assert blobs.get_tree(tree) == {"agent.py": b"1"}
+    assert asyncio.run(source.text(shown)).text == "shown"
+    assert "`evolog up` starts one" in asyncio.run(source.text(other)).text
 
 
 def test_a_limit_of_the_cache_that_is_no_number_of_bytes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
