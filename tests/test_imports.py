@@ -81,7 +81,7 @@ MAY_READ_GOLD = ("services/host/task_check.py",)
 """Who may read gold besides the auditor: `evolog task check`, the operator's command, which holds a task's gold against
 its splits before there is a run. No service and no agent can import it.
 """
-MAY_USE_PATHS = ("replay/", "services/cli/", "services/host/")
+MAY_USE_PATHS = ("replay/", "services/cli/", "services/dashboard/source.py", "services/host/")
 """Who may use the node's path of the auditor's blobs and archive: what an operator exports, audits or examines."""
 MAY_WRITE = {
     "events/catalogue.py": ("gold",),

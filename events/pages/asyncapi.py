@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from events import docstrings
 from events.catalogue import CONSUMERS, ENTRIES, Entry
 from events.fact import Fact
-from events.pages import docstrings, json_schema
+from events.pages import json_schema
 from events.run import DecisionMade
 from events.subjects import GOLD, HEAD, LOG, PREFIX, RUN_NAME, subject
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
+from events import docstrings
 from events.catalogue import ENTRIES, Entry
 from events.codec import Envelope
-from events.pages import docstrings
 from events.run import DecisionMade
 from events.subjects import HEAD, PREFIX, RUN_NAME
 

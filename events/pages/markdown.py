@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from events import kinds
+from events import docstrings, kinds
 from events.catalogue import ENTRIES, Entry
 from events.codec import Envelope
-from events.pages import asyncapi, docstrings, json_schema
+from events.pages import asyncapi, json_schema
 
 WIDTH = 120
 JSON_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean", "msgspec.Raw": "object"}

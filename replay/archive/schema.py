@@ -9,9 +9,9 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from events import docstrings
 from events.catalogue import ENTRIES
 from events.errors import NotFound
-from events.pages import docstrings
 from events.subjects import LOG
 from replay.archive.projection import MEMORY, Archive
 from replay.archive.query import QueryResult

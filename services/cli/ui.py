@@ -30,7 +30,10 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 def ui(
     directory: Path, host: str, port: int, token: str, tls_cert: Path | None, tls_key: Path | None, gold: bool
 ) -> None:
-    """Show the runs in a browser: scores, lineage, trajectories, audit, SQL. It reads only."""
+    """Show the runs in a browser.
+
+    Scores, lineage, trajectories, audit, training, history and SQL; it only reads.
+    """
     from services.dashboard.server import serve  # with the packages of the extra
 
     if (tls_cert is None) != (tls_key is None):

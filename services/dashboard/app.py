@@ -140,7 +140,7 @@ async def _page(
     except UserError as wrong:
         template, status = "error.html", STATUS.get(type(wrong), 500)
         content = {"sentence": str(wrong)}
-    return _html(templates, template, {"gold": source.gold, "path": request.url.path, **content}, status)
+    return _html(templates, template, {"gold": source.with_gold, "path": request.url.path, **content}, status)
 
 
 def _html(templates: Environment, template: str, content: Mapping[str, Any], status: int) -> HTMLResponse:

@@ -23,7 +23,7 @@ Place = Callable[[float, float], tuple[float, float]]
 """Where a value of the two axes lies in the picture."""
 
 
-class Point(NamedTuple):
+class ChartPoint(NamedTuple):
     """A value at a place of the x axis, with the ends of its interval where it has one."""
 
     x: float
@@ -42,7 +42,7 @@ class Line(NamedTuple):
 
     name: str
     css: str
-    points: Sequence[Point]
+    points: Sequence[ChartPoint]
     joined: bool = True
 
 
@@ -185,7 +185,7 @@ def _x_axis(low: float, high: float, at: Place, y_low: float, label: str) -> lis
     return parts
 
 
-def _point(point: Point, x: float, y: float, line: Line, at: Place) -> str:
+def _point(point: ChartPoint, x: float, y: float, line: Line, at: Place) -> str:
     parts = []
     css = f"{line.css} {'faint' if point.faint else ''} {point.lever and 'lever-' + str(escape(point.lever))}"
     if point.low is not None and point.high is not None:

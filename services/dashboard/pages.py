@@ -4,6 +4,7 @@ A page of many rows holds `PAGE_ROWS`, and is turned by the sequence or the numb
 the same wherever in the log it stands.
 """
 
+import asyncio
 import csv
 import difflib
 import io
@@ -20,8 +21,9 @@ from starlette.requests import Request
 from events.errors import NotFound, UsageError
 from events.gold import AuditFinished, DevAnswersScored, DriftFlagged, GoldFailed, GoldScored, PairMeasured
 from replay.archive.query import QueryResult
+from replay.archive.schema import tables
 from services.dashboard.audit_page import audit_content
-from services.dashboard.charts import Happening, Line, Point, chart, sparkline, timeline
+from services.dashboard.charts import ChartPoint, Happening, Line, chart, sparkline, timeline
 from services.dashboard.source import Row, Source, clip, literal
 from services.views.waiting import present
 
@@ -106,7 +108,9 @@ async def compare(source: Source, request: Request) -> Content:
         for row in (row for row in rows if row["run"] == name and row["score"] is not None):
             if best is None or row["accepted"]:
                 best = row
-            points.append(Point(row["rollouts"] or 0, best["score"], lever="", title=f"{name}, {row['generation']}"))
+            points.append(
+                ChartPoint(row["rollouts"] or 0, best["score"], lever="", title=f"{name}, {row['generation']}")
+            )
         lines.append(Line(name, f"series-{index}", points))
     generations = sorted({row["generation"] for row in rows})[:LONGEST_LISTING]
     by_place = {(row["run"], row["generation"]): row for row in rows}
@@ -144,7 +148,7 @@ async def overview(source: Source, request: Request) -> Content:
     spent, costs = 0, []
     for one in shown:
         spent += int(one["tokens"] or 0)
-        costs.append(Point(one["generation"], spent, title=f"{spent:,} tokens"))
+        costs.append(ChartPoint(one["generation"], spent, title=f"{spent:,} tokens"))
     return {
         "run": run,
         "row": row,
@@ -164,7 +168,7 @@ async def overview(source: Source, request: Request) -> Content:
 
 def _dev_line(run: str, generations: Iterable[Row]) -> Line:
     points = [
-        Point(
+        ChartPoint(
             row["generation"], row["score"], row["low"], row["high"], row["lever"] or "", row["accepted"] is False,
             f"/runs/{quote(run)}/candidates/{row['generation']}",
             f"generation {row['generation']}, {row['lever']}: {row['score']:.4f} ({row['standing'] or 'open'})",
@@ -178,11 +182,11 @@ def _dev_line(run: str, generations: Iterable[Row]) -> Line:
 def _gold_lines(facts: Iterable[object]) -> list[Line]:
     scored = sorted((fact for fact in facts if isinstance(fact, DevAnswersScored)), key=lambda fact: fact.generation)
     points = [
-        Point(fact.generation, mean, title=f"gold {mean:.4f}")
+        ChartPoint(fact.generation, mean, title=f"gold {mean:.4f}")
         for fact in scored
         if (mean := _mean(fact.scores)) is not None
     ]
-    return [Line("the same dev answers, by gold", "gold", points)] if points else []
+    return [Line("the same dev answers, by gold", "by-gold", points)] if points else []
 
 
 def _mean(scores: Mapping[str, Sequence[float]]) -> float | None:
@@ -405,7 +409,7 @@ async def audit(source: Source, request: Request) -> Content:
     run = request.path_params["run"]
     row = await _run(source, run)
     gold = await source.gold_facts(run)
-    kept = await source.kept_audit(run) if source.gold else None
+    kept = await source.kept_audit(run) if source.with_gold else None
     return {
         "run": run,
         "row": row,
@@ -530,10 +534,6 @@ async def _full_events(source: Source, events: Sequence[Row]) -> dict[int, str]:
 async def sql(source: Source, request: Request) -> Content:
     """A query with its answer as a table or a plot, and what there is to be asked."""
     text = request.query_params.get("q", "")
-    schema = await source.rows(
-        """SELECT table_name AS name, string_agg(column_name, ', ' ORDER BY ordinal_position) AS columns
-        FROM information_schema.columns GROUP BY table_name ORDER BY table_name"""
-    )
     answer = await source.result(_limited(text)) if text.strip() else None
     plot = _plot(answer) if answer is not None and request.query_params.get("form") == "plot" else None
     return {
@@ -542,7 +542,7 @@ async def sql(source: Source, request: Request) -> Content:
         "cut": answer is not None and len(answer.rows) > LONGEST_LISTING,
         "limit": LONGEST_LISTING,
         "plot": plot,
-        "schema": schema,
+        "schema": await asyncio.to_thread(tables),
         "form": request.query_params.get("form", "table"),
         "csv": f"/sql.csv?{urlencode({'q': text})}",
         "examples": EXAMPLES,
@@ -591,7 +591,7 @@ def _plot(answer: QueryResult) -> Markup:
             answer.columns[index],
             f"series-{place % COMPARED}",
             [
-                Point(float(row[x]) if x is not None and row[x] is not None else number, float(row[index]))
+                ChartPoint(float(row[x]) if x is not None and row[x] is not None else number, float(row[index]))
                 for number, row in enumerate(answer.rows[:LONGEST_LISTING])
                 if row[index] is not None
             ],

@@ -28,7 +28,7 @@ def serve(directory: Path, host: str, port: int, token: str, tls: tuple[Path, Pa
         address = f"{'https' if tls else 'http'}://{shown}:{listener.getsockname()[1]}/?token={token}"
         click.echo(address)
         click.echo("Open this address in a browser; Ctrl-C ends it.", err=True)
-        app = create_app(Source(directory, gold=gold), token, [host, "localhost", "127.0.0.1", "[::1]"])
+        app = create_app(Source(directory, with_gold=gold), token, [host, "localhost", "127.0.0.1", "[::1]"])
         config = uvicorn.Config(
             app,
             log_level="warning",

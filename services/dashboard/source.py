@@ -48,9 +48,9 @@ class Clipped(NamedTuple):
 class Source:
     """Reads one project directory for the pages, whether it is up or not."""
 
-    def __init__(self, directory: Path, *, gold: bool) -> None:
+    def __init__(self, directory: Path, *, with_gold: bool) -> None:
         self.node = Node(directory)
-        self.gold = gold
+        self.with_gold = with_gold
         """Whether facts of GOLD may be shown: the directory's operator asked for them."""
 
     async def result(self, sql: str) -> QueryResult:
@@ -118,7 +118,7 @@ class Source:
 
     async def _gold_by_run(self, run: str, kinds: Sequence[type[Fact]]) -> list[tuple[str, Fact]]:
         """From the stream GOLD while its broker is up, and from its archive while nobody holds that."""
-        if not self.gold:
+        if not self.with_gold:
             return []
         if self.node.alive():
             return await self._gold_log(run, kinds)

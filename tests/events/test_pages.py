@@ -9,11 +9,11 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from events import codec, kinds
+from events import codec, docstrings, kinds
 from events.catalogue import BY_TAG, CONSUMERS, ENTRIES
 from events.codec import Envelope, Unreadable
 from events.pages import __main__ as program
-from events.pages import asyncapi, docstrings, json_schema
+from events.pages import asyncapi, json_schema
 from replay.exports import folder
 from tests.harness.facts import event_of, example
 from tests.harness.import_graph import import_graph

@@ -63,11 +63,16 @@ def make_hostile(directory: Path) -> None:
             "UPDATE trajectory_recorded SET answer = repeat('long ', 200000) WHERE seq = (SELECT min(seq) FROM "
             "trajectory_recorded)"
         )
+        connection.execute(  # and those that are joined already
+            "UPDATE kept.attempts SET answer = (SELECT answer FROM trajectory_recorded t WHERE t.seq = attempts.seq)"
+        )
 
 
 def client(directory: Path, *, gold: bool = True) -> TestClient:
     """A browser's stand-in that has shown the token."""
-    made = TestClient(create_app(Source(directory, gold=gold), TOKEN, ["testserver"]), raise_server_exceptions=True)
+    made = TestClient(
+        create_app(Source(directory, with_gold=gold), TOKEN, ["testserver"]), raise_server_exceptions=True
+    )
     made.cookies.set(COOKIE, TOKEN)
     return made
 

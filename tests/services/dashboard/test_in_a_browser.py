@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -30,7 +31,7 @@ def served(directory: Path) -> Iterator[str]:
     """The dashboard of a directory at an address of this machine."""
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(Source(directory, gold=True), TOKEN, ["127.0.0.1"]),
+            create_app(Source(directory, with_gold=True), TOKEN, ["127.0.0.1"]),
             port=0,
             log_level="error",
             timeout_graceful_shutdown=1,
@@ -48,7 +49,7 @@ def served(directory: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
+def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as started:
         made = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield made
@@ -60,7 +61,7 @@ def browser() -> Iterator[object]:
     [(False, 1200, "light"), (True, 380, "dark")],
     ids=["as recorded, wide and light", "hostile texts, narrow and dark"],
 )
-def test_every_page_works_in_a_browser(browser, tmp_path: Path, hostile: bool, width: int, scheme: str) -> None:  # type: ignore[no-untyped-def]
+def test_every_page_works_in_a_browser(browser: Any, tmp_path: Path, hostile: bool, width: int, scheme: str) -> None:
     directory = tmp_path / "recorded"
     run = recorded_directory(directory, HISTORY)
     if hostile:
@@ -69,7 +70,7 @@ def test_every_page_works_in_a_browser(browser, tmp_path: Path, hostile: bool, w
         all_addresses = addresses(page, run)
     wrong: list[str] = []
 
-    def on_dialog(dialog) -> None:  # type: ignore[no-untyped-def]
+    def on_dialog(dialog: Any) -> None:
         wrong.append("a hostile script ran")
         dialog.dismiss()
 
@@ -95,7 +96,7 @@ def test_every_page_works_in_a_browser(browser, tmp_path: Path, hostile: bool, w
     assert not wrong, "\n".join(wrong)
 
 
-def test_pictures_that_scripts_draw_are_there(browser, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_pictures_that_scripts_draw_are_there(browser: Any, tmp_path: Path) -> None:
     run = recorded_directory(tmp_path / "recorded", HISTORY)
     with served(tmp_path / "recorded") as base:
         page = browser.new_page()

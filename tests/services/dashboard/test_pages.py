@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from replay.archive.query import ARCHIVE
 from services.dashboard.app import COOKIE, create_app
-from services.dashboard.charts import LONGEST_GAP, Happening, Line, Point, chart, timeline
+from services.dashboard.charts import LONGEST_GAP, ChartPoint, Happening, Line, chart, timeline
 from services.dashboard.pages import LONGEST_LISTING, PAGE_ROWS
 from services.dashboard.source import Source, clip, literal
 from tests.harness.dashboard import TOKEN, addresses, client, make_hostile, recorded_directory
@@ -95,7 +95,7 @@ def test_what_cannot_be_shown_is_said_in_a_sentence(page: TestClient, address: s
 
 
 def test_nobody_comes_in_without_the_token(recorded: tuple[Path, str]) -> None:
-    app = create_app(Source(recorded[0], gold=True), TOKEN, ["testserver"])
+    app = create_app(Source(recorded[0], with_gold=True), TOKEN, ["testserver"])
     with TestClient(app, follow_redirects=False) as stranger:
         for address in ("/", "/static/page.css", "/head", f"/runs/{recorded[1]}", "/?token=wrong"):
             assert stranger.get(address).status_code == 401
@@ -186,7 +186,9 @@ def test_two_runs_are_compared_at_equal_rollouts(tmp_path: Path) -> None:
 
 
 def test_a_chart_says_its_values_in_words_and_stays_within_its_box() -> None:
-    svg = str(chart([Line("dev", "dev", [Point(0, 0.2, 0.1, 0.3), Point(4, 1.0, 0.9, 1.0)])], "A & B", "generation"))
+    svg = str(
+        chart([Line("dev", "dev", [ChartPoint(0, 0.2, 0.1, 0.3), ChartPoint(4, 1.0, 0.9, 1.0)])], "A & B", "generation")
+    )
     assert "A &amp; B. dev 0: 0.2, 4: 1" in svg
     for x, y in re.findall(r'cx="([\d.-]+)" cy="([\d.-]+)"', svg):
         assert 0 <= float(x) <= 720 and 0 <= float(y) <= 260
