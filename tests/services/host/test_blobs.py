@@ -109,7 +109,7 @@ def test_pages_show_what_stands_in_a_stream_and_without_its_broker_what_is_cache
         there = StreamBlobs(tmp_path / "elsewhere", chunk_socket(server, "executor"))
         shown, other = there.put(b"shown"), there.put(b"other")
         tree = there.put_tree({"agent.py": b"1"})
-        source = Source(tmp_path, gold=False)
+        source = Source(tmp_path, with_gold=False)
         assert asyncio.run(source.text(shown)).text == "shown"
         assert asyncio.run(source.files(tree))["agent.py"].text == "1"
         with reading_blobs(node) as blobs:
