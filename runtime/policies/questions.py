@@ -32,7 +32,8 @@ ANY_BASE = f"{SERVICE}.*"
 NO_ADAPTER = "base"
 """The token in the place of an adapter where a base model is meant without one."""
 AWAITED = "the policy server"
-"""What whoever asks says that it waits for."""
+NOBODY = "none is up that has the model"
+"""What whoever asks says that it waits for, and why where nobody listens."""
 PAUSE = 0.1
 """Seconds before a question that nobody took is asked again."""
 
@@ -83,22 +84,23 @@ class AskedPolicy:
             self._waits.clear()
 
     def _ask(self, model: str, question: bytes) -> bytes:
+        trying: UserError
         deadline, trouble = time.monotonic() + self._patience, ""
         while True:
             try:
                 return self._ask_loaded(model, question)
             except (NobodyListens, TryAgain) as wrong:
-                why = str(wrong).removesuffix(".")
+                why, trying = str(wrong).removesuffix("."), wrong
                 if time.monotonic() > deadline:
                     raise TryAgain(f"No policy takes calls of model {model} ({why}); see logs/policy-0.log.") from wrong
             except (
                 Unavailable
             ) as wrong:  # the broker is away, or who worked on it is gone: that counts as nobody's fault
-                why, deadline = str(wrong), time.monotonic() + self._patience
+                why, trying, deadline = str(wrong), wrong, time.monotonic() + self._patience
                 if trouble != why:
                     logger.warning("%s", why)
                 trouble = why
-            self._waits.report(AWAITED, why)
+            self._waits.report(AWAITED, NOBODY if isinstance(trying, NobodyListens) else why)
             time.sleep(PAUSE)
 
     def _ask_loaded(self, model: str, question: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""A host that has the package, the task, an address and an account's password, and no folder of anybody else's."""
+"""A host that has the package, the task and a bundle, and no folder of anybody else's."""
 
 import contextlib
 import shutil
@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from events.errors import Misconfigured
+from runtime.broker.children import free_port
+from runtime.broker.issuing import bundle_file
 from services.host.node import Node
 from tests.harness.cli import CliHarness
 from tests.harness.paths import TOY
@@ -24,14 +26,14 @@ PLAYED = "SELECT generation, purpose, item, attempt, answer, reward FROM traject
 
 @contextlib.contextmanager
 def host(system: CliHarness, folder: Path) -> Iterator[Node]:
-    """The services of `ELSEWHERE`, in a directory that has their credentials and nothing else."""
-    node = Node(folder)
-    (node.directory / "credentials").mkdir(mode=0o700, parents=True)
+    """The services of `ELSEWHERE` by a bundle, in a directory that was not there."""
+    node, bundle = Node(folder), folder.with_name("bundle.json")
+    shutil.copy(bundle_file(system.node.directory, "second"), bundle)
     processes: list[subprocess.Popen[str]] = []
     try:
         for service in ELSEWHERE:
-            shutil.copy(system.node.credentials(service), node.credentials(service))
-            processes.append(system.start("service", service, "--dir", str(node.directory)))
+            arguments = ("--dir", str(node.directory), "--credentials", str(bundle))
+            processes.append(system.start("service", service, *arguments))
         yield node
     finally:
         for process in processes:
@@ -48,7 +50,10 @@ def test_a_run_goes_over_two_hosts_that_share_no_folder_and_comes_out_the_same(t
     alone = system.evolog("sql", PLAYED.format("alone"), "--format", "csv").out
     digest = system.evolog("replay", "alone").out
 
-    up = system.start("up", "--executors", "0", "--verifiers", "0", "--blobs", "stream")
+    address = f"127.0.0.1:{free_port()}"
+    system.evolog("credentials", "init", "--address", address)
+    system.evolog("credentials", "add", "second", *ELSEWHERE)
+    up = system.start("up", "--listen", address, "--executors", "0", "--verifiers", "0", "--blobs", "stream")
     try:
         wait_until(lambda: system.node.alive() or up.poll() is not None, "evolog is up")
         shutil.rmtree(system.node.blobs)  # what stood there is with the broker now
@@ -62,14 +67,17 @@ def test_a_run_goes_over_two_hosts_that_share_no_folder_and_comes_out_the_same(t
                 "blobs",
                 "in_hand",
                 "work",
-                "waiting",
             }
         assert system.evolog("replay", "alone").out == digest
         assert "whole" in system.evolog("doctor", "--integrity").out
     finally:
         up.terminate()
         _, said = up.communicate(timeout=PATIENCE)
-    assert "blobs are in the stream BLOBS" in said and "blobs are in the stream GOLD_BLOBS" in said
+    assert (
+        "Copy the bundles in" in said
+        and "blobs are in the stream BLOBS" in said
+        and "blobs are in the stream GOLD_BLOBS" in said
+    )
 
     shutil.rmtree(system.node.blobs)
     system.evolog("replay", "together")  # nothing is up, and the blobs are read from the broker's files

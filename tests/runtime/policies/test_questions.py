@@ -198,7 +198,7 @@ def test_who_waits_for_the_policy_says_so_until_it_is_answered_or_gives_up(tmp_p
             while not (waits := status.status().waiting):
                 assert not waiting.done()
                 await asyncio.sleep(0.01)
-            assert waits[0].waiting_for == "the policy server" and "Nobody listens" in waits[0].error
+            assert waits[0].waiting_for == "the policy server" and waits[0].error == "none is up that has the model"
             async with hosting(server, Models(), blobs):
                 await waiting
             assert status.status().waiting == ()
