@@ -24,13 +24,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from events.errors import NotFound, TryAgain, Unavailable, UsageError, UserError
 from services.dashboard import pages
-from services.dashboard.source import Source
+from services.dashboard.source import HEAD_SECONDS, Source
 from services.host.visible import visible
 
 HERE = Path(__file__).parent
 COOKIE = "evolog_token"
-POLL_SECONDS = 1.0
-"""Seconds between two looks at the head of the log for a page that is open."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -168,7 +166,7 @@ async def _heads(source: Source, request: Request) -> StreamingResponse:
         told = await source.head()
         yield f"event: begun\ndata: {told}\n\n"
         while not await request.is_disconnected():
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(HEAD_SECONDS)
             if (head := await source.head()) != told:
                 told = head
                 yield f"event: head\nid: {head}\ndata: {head}\n\n"

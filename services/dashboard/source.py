@@ -4,6 +4,8 @@ Every answer is bounded by its query, so that neither memory nor pages grow with
 """
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -31,6 +33,8 @@ GOLD_TYPES: Sequence[type[Fact]] = (GoldScored, GoldFailed, PairMeasured, DevAns
 LONGEST_FILE = 200_000
 """Characters of one file, prompt or answer that a page shows; of a longer one it says what is left out."""
 
+HEAD_SECONDS = 1.0
+"""Seconds for which what was asked of the log's head counts."""
 MOST_GOLD = 5000
 """Facts of GOLD that a page reads at most."""
 
@@ -52,6 +56,8 @@ class Source:
         self.node = Node(directory)
         self.with_gold = with_gold
         """Whether facts of GOLD may be shown: the directory's operator asked for them."""
+        self._asking = asyncio.Lock()
+        self._head, self._looked = 0, -math.inf
 
     async def result(self, sql: str) -> QueryResult:
         """The answer of the archive to a query, as `evolog sql` gives it; raises what that raises."""
@@ -69,11 +75,19 @@ class Source:
         return rows[0]
 
     async def head(self) -> int:
-        """The sequence of the last event that the archive holds; 0 where there is no archive yet."""
-        try:
-            return int((await self.rows("SELECT coalesce(max(seq), 0) AS head FROM events"))[0]["head"])
-        except UserError:
-            return 0
+        """The sequence of the last event that the archive holds, at most `HEAD_SECONDS` old; 0 without an archive.
+
+        However many pages are open, the archive is asked once in that time.
+        """
+        async with self._asking:
+            if time.monotonic() - self._looked >= HEAD_SECONDS:
+                try:
+                    rows = await self.rows("SELECT coalesce(max(seq), 0) AS head FROM events")
+                    self._head = int(rows[0]["head"])
+                except UserError:  # there is none yet, or it is busy
+                    pass
+                self._looked = time.monotonic()
+            return self._head
 
     async def statuses(self) -> list[Status]:
         """What each process of a service does and waits for now, as it says itself; nothing where none is up."""

@@ -1,5 +1,6 @@
 """The dashboard's pages over recorded runs: what they show, whom they let in, and what they never do."""
 
+import asyncio
 import hashlib
 import itertools
 import re
@@ -52,6 +53,7 @@ def test_a_candidates_page_has_the_scaffold_its_change_and_the_agents_words(tmp_
     assert "feedback_agent, call 0" in later and "I propose &lt;/pre&gt;" in later
 
 
+@pytest.mark.slow
 def test_the_history_is_turned_by_sequence_and_leaves_nothing_out(page: TestClient, recorded: tuple[Path, str]) -> None:
     seen: list[int] = []
     address = f"/runs/{recorded[1]}/history"
@@ -112,6 +114,7 @@ def test_it_only_reads_and_answers_to_its_own_names(page: TestClient) -> None:
     assert page.get("/", headers={"host": "evil.example"}).status_code == 400
 
 
+@pytest.mark.slow
 def test_a_page_holds_no_script_and_no_style_of_its_own(page: TestClient, recorded: tuple[Path, str]) -> None:
     for address in addresses(page, recorded[1]):
         answer = page.get(address)
@@ -123,6 +126,7 @@ def test_a_page_holds_no_script_and_no_style_of_its_own(page: TestClient, record
         assert not re.search(r'(?:src|href)="(?:https?:)?//', answer.text), "nothing is loaded from elsewhere"
 
 
+@pytest.mark.slow
 def test_hostile_texts_are_shown_and_not_obeyed(tmp_path: Path) -> None:
     run = recorded_directory(tmp_path / "hostile", HISTORY)
     make_hostile(tmp_path / "hostile")
@@ -155,6 +159,7 @@ def test_prompts_that_a_task_keeps_back_are_not_shown(tmp_path: Path) -> None:
     assert "<summary>Request</summary>" not in text and "asks that its prompts are not shown" in text
 
 
+@pytest.mark.slow
 def test_gold_is_marked_and_can_be_left_out(recorded: tuple[Path, str]) -> None:
     with client(recorded[0]) as page:
         assert "gold shown" in page.get("/").text
@@ -183,6 +188,22 @@ def test_two_runs_are_compared_at_equal_rollouts(tmp_path: Path) -> None:
         text = page.get("/compare", params={"run": [run, "other"]}).text
     assert "rollouts so far" in text and text.count("series-1") > 2
     assert re.search(r'<tr class=""><th scope="row">task', text), "what is equal is not marked as different"
+
+
+def test_the_head_is_asked_once_for_all_pages_that_are_open(
+    recorded: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, asked = Source(recorded[0], with_gold=True), list[str]()
+
+    async def rows(sql: str) -> list[dict[str, int]]:
+        asked.append(sql)
+        return [{"head": 7}]
+
+    async def many() -> list[int]:
+        return await asyncio.gather(*(source.head() for _ in range(20)))
+
+    monkeypatch.setattr(source, "rows", rows)
+    assert asyncio.run(many()) == [7] * 20 and len(asked) == 1
 
 
 def test_a_chart_says_its_values_in_words_and_stays_within_its_box() -> None:
