@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
 
 from events.change import ProposalFailed
 from events.choice import FeedbackRequested
@@ -30,6 +29,7 @@ from runtime.log.worker import answer, work
 from runtime.rollouts.attempt import RecordedAttempt
 from runtime.run.loading import LoadedRun
 from services.host.agent_session import (
+    archive_query,
     halt,
     inspector,
     open_session,
@@ -41,8 +41,6 @@ from services.host.context import Context
 from services.host.workbench import open_workbench
 
 AGENT: AgentName = "feedback_agent"
-ARCHIVE_PATIENCE = 15.0
-"""Seconds for which an archivist that is away is waited for."""
 
 
 async def serve(context: Context) -> None:
@@ -92,7 +90,6 @@ async def _by_model(
 ) -> list[Fact]:
     await require_unhalted(context, event.run)
     from replay.archive.agent_copy import RunTables  # with duckdb, for runs that have a model
-    from replay.archive.query import QUERIES, query_over
 
     scored = probe_attempts(context.blobs, probe, loaded)
     figures = diagnosis(evidence(scored, history, loaded, requested)) if scored else {}
@@ -113,7 +110,7 @@ async def _by_model(
     files = {path: data.decode() for path, data in context.blobs.get_tree(requested.scaffold).items()}
     archive = Asking(context.connection.credentials, context.connection.login)
     tables = RunTables(
-        partial(query_over, partial(archive.ask, QUERIES, patience=ARCHIVE_PATIENCE)),
+        archive_query(archive),
         run,
         past,
         event.id,

@@ -42,7 +42,7 @@ BLOB_USERS: Mapping[str, tuple[str, ...]] = {
 """Who reads and adds to each stream of blobs."""
 QUESTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "policy": ("policy.>", ("executor", "auditor", "meta_agent", "feedback_agent")),
-    "archivist": ("archive.>", ("feedback_agent",)),
+    "archivist": ("archive.>", ("meta_agent", "feedback_agent")),
 }
 """The services that are asked, with the subjects that they hear, and who may ask them (`runtime/log/questions.py`)."""
 ANSWERS = "_R_.>"
