@@ -61,7 +61,7 @@ class AnswerLine(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 JSON_ENCODER = msgspec.json.Encoder(enc_hook=str, decimal_format="number")
-_ERRORS = {error.code: error for error in UserError.__subclasses__()}
+_ERRORS = {error.code: error for error in UserError.__subclasses__() if error.__module__ == UserError.__module__}
 _decoder = msgspec.json.Decoder(AnswerLine)
 
 
