@@ -65,6 +65,11 @@ _ERRORS = {error.code: error for error in UserError.__subclasses__() if error.__
 _decoder = msgspec.json.Decoder(AnswerLine)
 
 
+def text_literal(text: str) -> str:
+    """A text as a literal of SQL, which nothing that it holds closes."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 def query(directory: Path, sql: str) -> QueryResult:
     """The answer to one SELECT or EXPLAIN over the archive in this directory.
 

@@ -16,6 +16,7 @@ from events.errors import UsageError
 from events.judgement import TrajectoryScored
 from events.subjects import GOLD
 from replay.archive.projection import Archive
+from replay.archive.query import text_literal
 from replay.archive.rebuild import rebuild_from_history
 from replay.closing import closing
 from replay.exports.attempts import exported_attempts, prompts
@@ -182,7 +183,7 @@ def _write(connection: duckdb.DuckDBPyConnection, source: _Source, run: str, tar
 
     Maps become lists of keys and values, which every reader of Parquet knows.
     """
-    sql = source.sql.replace("$run", "'" + run.replace("'", "''") + "'")
+    sql = source.sql.replace("$run", text_literal(run))
     columns = connection.execute(f"DESCRIBE {sql}").fetchall()
     if not (counted := connection.execute(f"SELECT count(*) FROM ({sql})").fetchone()) or not counted[0]:
         return None
@@ -276,4 +277,4 @@ def _plain(text: str) -> str:
 
 
 def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"
+    return text_literal(str(path))

@@ -28,6 +28,19 @@ class FileEdit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     new: Annotated[str, msgspec.Meta(description="What stands there instead.")]
 
 
+Files = Annotated[list[File], msgspec.Meta(description="Files to write, whole.")]
+Edits = Annotated[list[FileEdit], msgspec.Meta(description="Changes within files.")]
+Removed = Annotated[list[str], msgspec.Meta(description="Files to take away.")]
+Base = Annotated[
+    str,
+    msgspec.Meta(
+        description="What is changed: empty for the present scaffold, `trial-...` for one that was tried, "
+        "`generation-3` for that of an earlier candidate."
+    ),
+]
+"""The arguments of every tool that changes a scaffold: this and the three above."""
+
+
 class Changes:
     """The scaffolds that a change can be made from: the present one, those of earlier candidates, and those that were
     tried. `read` gives the files of a scaffold's digest.

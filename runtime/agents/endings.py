@@ -10,7 +10,7 @@ from algorithms.learning import NAMES, algorithm
 from events.errors import UsageError
 from events.kinds import Lever, Memory, Resample
 from events.secret import Scanner
-from runtime.agents.changes import Changes, File, FileEdit
+from runtime.agents.changes import Base, Changes, Edits, Files, Removed
 from runtime.agents.proposal import try_out, validate_source
 from runtime.agents.session import UnfitRequest, arguments_of
 from runtime.rollouts.host import ScaffoldLimits
@@ -33,16 +33,10 @@ class ProposeScaffold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             min_length=1, max_length=8000, description="What the evidence shows, why this helps, what to expect."
         ),
     ]
-    files: Annotated[list[File], msgspec.Meta(description="Files to write, whole.")] = []
-    edits: Annotated[list[FileEdit], msgspec.Meta(description="Changes within files.")] = []
-    remove: Annotated[list[str], msgspec.Meta(description="Files to take away.")] = []
-    base: Annotated[
-        str,
-        msgspec.Meta(
-            description="What is changed: empty for the present scaffold, `trial-...` for one that was tried, "
-            "`generation-3` for that of an earlier candidate."
-        ),
-    ] = ""
+    files: Files = []
+    edits: Edits = []
+    remove: Removed = []
+    base: Base = ""
 
 
 class RequestWeightUpdate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

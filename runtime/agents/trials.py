@@ -13,7 +13,7 @@ import msgspec
 
 from events.choice import TrialFinished
 from events.fact import Fact, derive, derive_seed
-from runtime.agents.changes import Changes, File, FileEdit
+from runtime.agents.changes import Base, Changes, Edits, Files, Removed
 from runtime.agents.context import ShownAttempt, describe_fully
 from runtime.agents.session import RESULT_LIMIT, AgentSession, UnfitRequest, arguments_of, clipped
 from runtime.policies.interface import SampleRequest
@@ -35,16 +35,10 @@ class TryScaffold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     what is left to you.
     """
 
-    files: Annotated[list[File], msgspec.Meta(description="Files to write, whole.")] = []
-    edits: Annotated[list[FileEdit], msgspec.Meta(description="Changes within files.")] = []
-    remove: Annotated[list[str], msgspec.Meta(description="Files to take away.")] = []
-    base: Annotated[
-        str,
-        msgspec.Meta(
-            description="What is changed: empty for the present scaffold, `trial-...` for one that was tried, "
-            "`generation-3` for that of an earlier candidate."
-        ),
-    ] = ""
+    files: Files = []
+    edits: Edits = []
+    remove: Removed = []
+    base: Base = ""
     items: Annotated[list[str], msgspec.Meta(description="Ids of train items; empty: some are drawn.")] = []
     attempts: Annotated[int, msgspec.Meta(ge=1, le=8, description="Attempts at each item.")] = 1
 

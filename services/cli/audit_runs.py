@@ -188,14 +188,17 @@ def _write(report: AuditReport, html: Path | None, plots: Path | None) -> None:
     files = {plots / f"{picture.name}.png": picture.png for picture in images} if plots else {}
     if html:
         files[html] = page(report, images).encode()
+    write_files(files, "for --html and --plots")
+
+
+def write_files(files: Mapping[Path, bytes], where: str) -> None:
+    """Write files and say so; raises `UserError` where one cannot be written, with the flags that name its place."""
     for path, data in files.items():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         except OSError as wrong:
-            raise UserError(
-                f"{path} cannot be written ({wrong.strerror}): name another place for --html and --plots."
-            ) from wrong
+            raise UserError(f"{path} cannot be written ({wrong.strerror}): name another place {where}.") from wrong
         click.echo(f"wrote {path}", err=True)
 
 

@@ -29,8 +29,8 @@ def report(
 
     Settings, scores, pictures, levers, audit, cost, digests, and how to replay it.
     """
-    from events.errors import UserError
     from runtime.run.loading import TaskAccess
+    from services.cli.audit_runs import write_files
     from services.cli.reading import exports_in_words
     from services.cli.report_runs import report_subject
     from services.views.report import report_html, report_markdown
@@ -44,12 +44,4 @@ def report(
         else:
             files[path] = report_markdown(subject, f"{path.stem}-").encode()
             files |= {path.with_name(f"{path.stem}-{one.name}.png"): one.png for one in subject.pictures}
-    for file, data in files.items():
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(data)
-        except OSError as wrong:
-            raise UserError(
-                f"{file} cannot be written ({wrong.strerror}): name another place with --output."
-            ) from wrong
-        click.echo(f"wrote {file}", err=True)
+    write_files(files, "with --output")

@@ -5,12 +5,10 @@ the same wherever in the log it stands.
 """
 
 import asyncio
-import csv
 import difflib
-import io
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -19,12 +17,14 @@ from markupsafe import Markup
 from starlette.requests import Request
 
 from events.errors import NotFound, UsageError
+from events.fact import Fact
 from events.gold import AuditFinished, DevAnswersScored, DriftFlagged, GoldFailed, GoldScored, PairMeasured
-from replay.archive.query import QueryResult
+from replay.archive.query import QueryResult, text_literal
 from replay.archive.schema import tables
 from services.dashboard.audit_page import audit_content
 from services.dashboard.charts import ChartPoint, Happening, Line, chart, sparkline, timeline
-from services.dashboard.source import Row, Source, clip, literal
+from services.dashboard.source import Row, Source, clip
+from services.views.query_result import as_csv
 from services.views.waiting import present
 
 PAGE_ROWS = 50
@@ -40,10 +40,10 @@ Content = dict[str, Any]
 async def runs(source: Source, request: Request) -> Content:
     """All runs: state, task, levers, score, cost, with a filter and an order."""
     text, order = request.query_params.get("filter", ""), request.query_params.get("order", "started")
-    column = _one_of(order, RUN_ORDERS, "order")
+    column = RUN_ORDERS[_one_of(order, RUN_ORDERS, "order")]
     after = _number(request, "after", 0)
     where = (
-        f"WHERE contains(lower(concat_ws(' ', r.run, r.task, r.state, r.policy, r.agent)), lower({literal(text)}))"
+        f"WHERE contains(lower(concat_ws(' ', r.run, r.task, r.state, r.policy, r.agent)), lower({text_literal(text)}))"
         if text
         else ""
     )
@@ -55,7 +55,7 @@ async def runs(source: Source, request: Request) -> Content:
         FROM runs r LEFT JOIN candidates c ON c.run = r.run AND c.candidate = r.candidate
         {where} ORDER BY {column}, r.run LIMIT {PAGE_ROWS + 1} OFFSET {after}"""
     )
-    verdicts = await source.verdicts()
+    verdicts = await source.verdicts([row["run"] for row in rows[:PAGE_ROWS]])
     rows = [
         {
             **row,
@@ -91,7 +91,7 @@ async def compare(source: Source, request: Request) -> Content:
     names = list(dict.fromkeys(request.query_params.getlist("run")))
     if not 2 <= len(names) <= COMPARED:
         raise UsageError(f"Choose two to {COMPARED} runs to compare in the list of runs; {len(names)} were chosen.")
-    listed = ", ".join(map(literal, names))
+    listed = ", ".join(map(text_literal, names))
     found = {row["run"]: row for row in await source.rows(f"SELECT * FROM runs WHERE run IN ({listed})")}
     if missing := [name for name in names if name not in found]:
         raise NotFound(f"There is no run {missing[0]!r} in the archive.")
@@ -141,10 +141,10 @@ async def overview(source: Source, request: Request) -> Content:
         FROM generations g LEFT JOIN candidates c USING (run, generation)
         LEFT JOIN (SELECT run, generation, sum(tokens) AS tokens, sum(micro_usd) AS micro_usd FROM cost
                    GROUP BY run, generation) k USING (run, generation)
-        WHERE run = {literal(run)} AND generation > {after} ORDER BY generation LIMIT {LONGEST_LISTING + 1}"""
+        WHERE run = {text_literal(run)} AND generation > {after} ORDER BY generation LIMIT {LONGEST_LISTING + 1}"""
     )
     shown = generations[:LONGEST_LISTING]
-    gold = await source.gold_facts(run)
+    gold = await source.gold_facts(run, DevAnswersScored, GoldScored, GoldFailed)
     spent, costs = 0, []
     for one in shown:
         spent += int(one["tokens"] or 0)
@@ -158,7 +158,7 @@ async def overview(source: Source, request: Request) -> Content:
         "costs": chart([Line("tokens so far", "tokens", costs)], f"Tokens of {run}", "generation", unit=False),
         "services": await _services(source, run),
         "last": await source.rows(
-            f"SELECT seq, time, tag, source FROM events WHERE run = {literal(run)} ORDER BY seq DESC LIMIT 8"
+            f"SELECT seq, time, tag, source FROM events WHERE run = {text_literal(run)} ORDER BY seq DESC LIMIT 8"
         ),
         "cells": [fact for fact in gold if isinstance(fact, GoldScored)],
         "cells_failed": [fact for fact in gold if isinstance(fact, GoldFailed)],
@@ -217,10 +217,10 @@ async def lineage(source: Source, request: Request) -> Content:
             p.generation AS parent_generation, s.generation AS second_generation, c.score - p.score AS gain
         FROM candidates c LEFT JOIN candidates p ON p.run = c.run AND p.candidate = c.parent
         LEFT JOIN candidates s ON s.run = c.run AND s.candidate = c.second_parent
-        WHERE c.run = {literal(run)} ORDER BY c.generation LIMIT {LONGEST_LISTING + 1}"""
+        WHERE c.run = {text_literal(run)} ORDER BY c.generation LIMIT {LONGEST_LISTING + 1}"""
     )
     failed = await source.rows(
-        f"""SELECT generation, reason FROM proposal_failed WHERE run = {literal(run)}
+        f"""SELECT generation, reason FROM proposal_failed WHERE run = {text_literal(run)}
         ORDER BY generation LIMIT {LONGEST_LISTING}"""
     )
     shown = rows[:LONGEST_LISTING]
@@ -251,7 +251,7 @@ async def candidate(source: Source, request: Request) -> Content:
     """
     run, generation = request.path_params["run"], request.path_params["generation"]
     row = await _run(source, run)
-    of = f"run = {literal(run)} AND generation = {generation}"
+    of = f"run = {text_literal(run)} AND generation = {generation}"
     facts = await source.rows(f"SELECT * FROM generations WHERE {of}")
     made = await source.rows(f"SELECT * FROM candidates WHERE {of}")
     proposed = await source.rows(f"SELECT scaffold, summary, reason FROM scaffold_proposed WHERE {of}")
@@ -259,7 +259,8 @@ async def candidate(source: Source, request: Request) -> Content:
         raise NotFound(f"Run {run!r} has no generation {generation}.")
     parent = (
         await source.rows(
-            f"SELECT generation, scaffold, score FROM candidates WHERE candidate = {literal(made[0]['parent'])} LIMIT 1"
+            "SELECT generation, scaffold, score FROM candidates "
+            f"WHERE candidate = {text_literal(made[0]['parent'])} LIMIT 1"
         )
         if made and made[0]["parent"]
         else []
@@ -303,15 +304,15 @@ async def trajectories(source: Source, request: Request) -> Content:
     row = await _run(source, run)
     purpose = request.query_params.get("purpose", "dev")
     item, after = request.query_params.get("item", ""), request.query_params.get("after", "")
-    where = f"run = {literal(run)} AND purpose = {literal(purpose)}"
+    where = f"run = {text_literal(run)} AND purpose = {text_literal(purpose)}"
     items = await source.rows(
-        f"""SELECT item, avg(mean) AS mean FROM rewards WHERE {where} AND item > {literal(after)}
+        f"""SELECT item, avg(mean) AS mean FROM rewards WHERE {where} AND item > {text_literal(after)}
         GROUP BY item ORDER BY item LIMIT {PAGE_ROWS + 1}"""
     )
     names = [one["item"] for one in items[:PAGE_ROWS]]
     cells = await source.rows(
         f"""SELECT generation, item, mean, attempts, failed FROM rewards
-        WHERE {where} AND item IN ({", ".join(map(literal, names)) or "''"}) ORDER BY generation LIMIT 20000"""
+        WHERE {where} AND item IN ({", ".join(map(text_literal, names)) or "''"}) ORDER BY generation LIMIT 20000"""
     )
     generations = sorted({one["generation"] for one in cells})
     cut = max(0, len(generations) - 60)
@@ -320,7 +321,7 @@ async def trajectories(source: Source, request: Request) -> Content:
     answers = (
         await source.rows(
             f"""SELECT seq, generation, attempt, answer, reward, outcome, failure, seconds FROM trajectories
-            WHERE {where} AND item = {literal(item)} ORDER BY generation DESC, attempt LIMIT {PAGE_ROWS}"""
+            WHERE {where} AND item = {text_literal(item)} ORDER BY generation DESC, attempt LIMIT {PAGE_ROWS}"""
         )
         if item
         else []
@@ -341,7 +342,7 @@ async def trajectories(source: Source, request: Request) -> Content:
         "purposes": [
             one["purpose"]
             for one in await source.rows(
-                f"SELECT DISTINCT purpose FROM rollouts_requested WHERE run = {literal(run)} ORDER BY purpose"
+                f"SELECT DISTINCT purpose FROM rollouts_requested WHERE run = {text_literal(run)} ORDER BY purpose"
             )
         ],
         "items": names,
@@ -363,19 +364,19 @@ async def trajectory(source: Source, request: Request) -> Content:
     run, seq = request.path_params["run"], request.path_params["seq"]
     row = await _run(source, run)
     one = await source.row(
-        f"SELECT * FROM trajectories WHERE run = {literal(run)} AND seq = {seq}",
+        f"SELECT * FROM trajectories WHERE run = {text_literal(run)} AND seq = {seq}",
         f"Run {run!r} has no attempt at sequence {seq}.",
     )
-    private = (await source.rows(f"SELECT private_prompts FROM run_started WHERE run = {literal(run)}"))[0]
+    private = (await source.rows(f"SELECT private_prompts FROM run_started WHERE run = {text_literal(run)}"))[0]
     scored = await source.rows(
         f"""SELECT reward, outcome, verifier, details, low, high FROM trajectory_scored
-        WHERE run = {literal(run)} AND trajectory = {literal(one["trajectory"] or "")} LIMIT 1"""
+        WHERE run = {text_literal(run)} AND trajectory = {text_literal(one["trajectory"] or "")} LIMIT 1"""
     )
     used = {call["call"]: call["completion"] for call in one["calls"] or ()}
-    wanted = ", ".join(map(literal, used)) or "''"
+    wanted = ", ".join(map(text_literal, used)) or "''"
     calls = await source.rows(
         f"""SELECT seq, id, ordinal, model, adapter, body, temperature, texts, tokens, logprobs, prompt_tokens,
-            completion_tokens, seconds, cut FROM model_called WHERE run = {literal(run)} AND id IN ({wanted})
+            completion_tokens, seconds, cut FROM model_called WHERE run = {text_literal(run)} AND id IN ({wanted})
         ORDER BY ordinal LIMIT {PAGE_ROWS}"""
     )
     shown = []
@@ -404,11 +405,15 @@ async def trajectory(source: Source, request: Request) -> Content:
     }
 
 
+AUDIT_TYPES: Sequence[type[Fact]] = (DevAnswersScored, DriftFlagged, PairMeasured, GoldScored, AuditFinished)
+"""The facts of GOLD that the page of the audit shows or counts."""
+
+
 async def audit(source: Source, request: Request) -> Content:
     """The verdict by family with its pictures and findings, where the operator looks; else why it is not shown."""
     run = request.path_params["run"]
     row = await _run(source, run)
-    gold = await source.gold_facts(run)
+    gold = await source.gold_facts(run, *AUDIT_TYPES)
     kept = await source.kept_audit(run) if source.with_gold else None
     return {
         "run": run,
@@ -428,7 +433,8 @@ async def training(source: Source, request: Request) -> Content:
     row = await _run(source, run)
     steps = await source.rows(
         f"""SELECT * FROM (SELECT seq, generation, round, step, loss, kl_to_base, entropy, clip_share, ratio_mean,
-            ratio_max, grad_norm, tied_groups, tokens, seconds FROM optimizer_step_applied WHERE run = {literal(run)}
+            ratio_max, grad_norm, tied_groups, tokens, seconds
+            FROM optimizer_step_applied WHERE run = {text_literal(run)}
             ORDER BY seq DESC LIMIT 2000) ORDER BY seq"""
     )
     series = [name for name in STEP_FIGURES if any(step[name] is not None for step in steps)]
@@ -441,7 +447,7 @@ async def training(source: Source, request: Request) -> Content:
         "batches": await source.rows(
             f"""SELECT generation, round, algorithm, trajectories, trained_on, left_out, masked_tokens, repeated, steps,
                 first_loss, last_loss, kl_to_base, seconds, adapter, served, canary_error, rejected FROM adapters
-            WHERE run = {literal(run)} ORDER BY generation, round LIMIT {LONGEST_LISTING}"""
+            WHERE run = {text_literal(run)} ORDER BY generation, round LIMIT {LONGEST_LISTING}"""
         ),
         "latest": steps[-8:],
     }
@@ -460,7 +466,7 @@ STEP_FIGURES: Mapping[str, str] = {
 """The figures of a step, with what they are."""
 
 
-HISTORY_FORMS = {form: form for form in ("compact", "timeline", "json")}
+HISTORY_FORMS = ("compact", "timeline", "json")
 
 
 async def history(source: Source, request: Request) -> Content:
@@ -470,10 +476,10 @@ async def history(source: Source, request: Request) -> Content:
     tag, service = request.query_params.get("type", ""), request.query_params.get("service", "")
     cause, after = request.query_params.get("cause", ""), _number(request, "after", 0)
     form = _one_of(request.query_params.get("form", "compact"), HISTORY_FORMS, "form")
-    where = [f"run = {literal(run)}", f"seq > {after}"]
-    where += [f"tag = {literal(tag)}"] if tag else []
-    where += [f"source = {literal(service)}"] if service else []
-    where += [f"(cause = {literal(cause)} OR id = {literal(cause)})"] if cause else []
+    where = [f"run = {text_literal(run)}", f"seq > {after}"]
+    where += [f"tag = {text_literal(tag)}"] if tag else []
+    where += [f"source = {text_literal(service)}"] if service else []
+    where += [f"(cause = {text_literal(cause)} OR id = {text_literal(cause)})"] if cause else []
     rows = await source.rows(
         f"""SELECT seq, time, tag, id, cause, source, size FROM events WHERE {" AND ".join(where)}
         ORDER BY seq LIMIT {PAGE_ROWS + 1}"""
@@ -487,16 +493,18 @@ async def history(source: Source, request: Request) -> Content:
         "run": run,
         "row": row,
         "events": shown,
-        "forms": list(HISTORY_FORMS),
+        "forms": HISTORY_FORMS,
         "timeline": timeline([_happening(run, one) for one in shown]) if form == "timeline" else "",
         "types": [
             one["tag"]
-            for one in await source.rows(f"SELECT DISTINCT tag FROM events WHERE run = {literal(run)} ORDER BY tag")
+            for one in await source.rows(
+                f"SELECT DISTINCT tag FROM events WHERE run = {text_literal(run)} ORDER BY tag"
+            )
         ],
         "sources": [
             one["source"]
             for one in await source.rows(
-                f"SELECT DISTINCT source FROM events WHERE run = {literal(run)} ORDER BY source"
+                f"SELECT DISTINCT source FROM events WHERE run = {text_literal(run)} ORDER BY source"
             )
         ],
         "type": tag,
@@ -560,12 +568,7 @@ EXAMPLES: Mapping[str, str] = {
 
 async def csv_of(source: Source, request: Request) -> str:
     """The answer to a query as CSV, whole; the archive refuses what is too long."""
-    answer = await source.result(request.query_params.get("q", ""))
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(answer.columns)
-    writer.writerows(answer.rows)
-    return out.getvalue()
+    return as_csv(await source.result(request.query_params.get("q", ""))).decode()
 
 
 def _limited(text: str) -> str:
@@ -603,7 +606,7 @@ def _plot(answer: QueryResult) -> Markup:
 
 async def _run(source: Source, run: str) -> Row:
     return await source.row(
-        f"SELECT * FROM runs WHERE run = {literal(run)}",
+        f"SELECT * FROM runs WHERE run = {text_literal(run)}",
         f"There is no run {run!r} in the archive of {source.node.directory}.",
     )
 
@@ -618,10 +621,10 @@ def _number(request: Request, name: str, default: int) -> int:
         raise UsageError(f"{name} is a whole number; {said!r} is none.") from None
 
 
-def _one_of(said: str, known: Mapping[str, str], name: str) -> str:
+def _one_of(said: str, known: Collection[str], name: str) -> str:
     if said not in known:
         raise UsageError(f"{name} is one of {', '.join(known)}; {said!r} is none of them.")
-    return known[said]
+    return said
 
 
 def _address(request: Request, **changed: object) -> str:

@@ -15,9 +15,9 @@ import msgspec
 from events import codec, subjects
 from events.errors import CheckFailed, NotFound, UserError
 from events.fact import Fact
-from events.gold import AuditFinished, DevAnswersScored, DriftFlagged, GoldFailed, GoldScored, PairMeasured
+from events.gold import DriftFlagged
 from events.subjects import GOLD
-from replay.archive.query import QueryResult, query, query_file
+from replay.archive.query import QueryResult, query, query_file, text_literal
 from replay.audit.audit import AuditReport
 from runtime.blobs.directory import Blobs
 from runtime.run.loading import TaskAccess
@@ -27,8 +27,6 @@ from services.host.kept_audits import kept_audit
 from services.host.node import Node
 from services.host.statuses import read_statuses
 
-GOLD_TYPES: Sequence[type[Fact]] = (GoldScored, GoldFailed, PairMeasured, DevAnswersScored, DriftFlagged, AuditFinished)
-"""The facts of GOLD that pages show: a few for each candidate."""
 LONGEST_FILE = 200_000
 """Characters of one file, prompt or answer that a page shows; of a longer one it says what is left out."""
 
@@ -112,64 +110,64 @@ class Source:
         """The audit of a finished run that `evolog audit` has kept, if all is as it was then; it is never made here."""
         return await asyncio.to_thread(kept_audit, self.node, run, TaskAccess(folder="", trusted=False, exported=False))
 
-    async def gold_facts(self, run: str) -> list[Fact]:
-        """The facts of GOLD about a run that pages show, in the order in which they were stored; none without gold."""
-        return await self._gold(run, GOLD_TYPES)
+    async def gold_facts(self, run: str, *kinds: type[Fact]) -> list[Fact]:
+        """The facts of GOLD of these types about a run, in the order in which they were stored; none without gold."""
+        return [fact for _, fact in await self._gold([run], kinds)]
 
-    async def verdicts(self) -> dict[str, DriftFlagged]:
-        """What the auditor said last of each run; nothing without gold."""
-        return {
-            run: fact for run, fact in await self._gold_by_run("*", (DriftFlagged,)) if isinstance(fact, DriftFlagged)
-        }
+    async def verdicts(self, runs: Sequence[str]) -> dict[str, DriftFlagged]:
+        """What the auditor said last of each of these runs; nothing without gold."""
+        said = await self._gold(runs, (DriftFlagged,), newest=True)
+        return {run: fact for run, fact in said if isinstance(fact, DriftFlagged)}
 
-    async def _gold(self, run: str, kinds: Sequence[type[Fact]]) -> list[Fact]:
-        return [fact for _, fact in await self._gold_by_run(run, kinds)]
-
-    async def _gold_by_run(self, run: str, kinds: Sequence[type[Fact]]) -> list[tuple[str, Fact]]:
-        """From the stream GOLD while its broker is up, and from its archive while nobody holds that."""
-        if not self.with_gold:
+    async def _gold(
+        self, runs: Sequence[str], kinds: Sequence[type[Fact]], *, newest: bool = False
+    ) -> list[tuple[str, Fact]]:
+        """The facts with their runs, or the `newest` of each run: from the stream GOLD while its broker is up, and from
+        its archive while nobody holds that.
+        """
+        if not (self.with_gold and runs):
             return []
         if self.node.alive():
-            return await self._gold_log(run, kinds)
+            return await self._gold_log(runs, kinds, newest)
         if self.node.gold_archive.exists():
-            return await asyncio.to_thread(_gold_archive, self.node.gold_archive, run, kinds)
+            return await asyncio.to_thread(_gold_archive, self.node.gold_archive, runs, kinds, newest)
         return []
 
-    async def _gold_log(self, run: str, kinds: Sequence[type[Fact]]) -> list[tuple[str, Fact]]:
-        facts: list[tuple[int, str, Fact]] = []
+    async def _gold_log(self, runs: Sequence[str], kinds: Sequence[type[Fact]], newest: bool) -> list[tuple[str, Fact]]:
         async with operator(self.node) as connection:
             log = connection.log(GOLD)
-            for place in await log.last([subjects.subject(GOLD, run, "*", kind.tag()) for kind in kinds]):
-                for stored in await log.read(1, 1, place):
-                    event = codec.decode_at(stored.subject, stored.data)
-                    facts.append((stored.sequence, event.run, event.data))
-        return [(of, fact) for _, of, fact in sorted(facts, key=lambda one: one[0])]
+            found = await log.last([subjects.subject(GOLD, run, "*", kind.tag()) for run in runs for kind in kinds])
+            places = sorted(found, key=lambda place: found[place].sequence)
+            if newest:
+                places = list({subjects.run_of(place): place for place in places}.values())
+            stored = [
+                one for place in places for one in await log.read(1, 1, place)
+            ]  # not what was appended there later
+        events = [codec.decode_at(one.subject, one.data) for one in sorted(stored, key=lambda one: one.sequence)]
+        return [(event.run, event.data) for event in events]
 
 
-def _gold_archive(path: Path, run: str, kinds: Sequence[type[Fact]]) -> list[tuple[str, Fact]]:
+def _gold_archive(path: Path, runs: Sequence[str], kinds: Sequence[type[Fact]], newest: bool) -> list[tuple[str, Fact]]:
+    of = f"run IN ({', '.join(map(text_literal, runs))})"
+    if newest:
+        of += " QUALIFY row_number() OVER (PARTITION BY run ORDER BY seq DESC) = 1"
     parts = [
-        f"SELECT seq, run, '{kind.tag()}' AS tag, to_json(t) AS fields FROM \"{kind.tag()}\" t"
-        + (f" WHERE run = {literal(run)}" if run != "*" else "")
+        f"SELECT seq, run, '{kind.tag()}' AS tag, to_json(t) AS fields FROM \"{kind.tag()}\" t WHERE {of}"
         for kind in kinds
     ]
     by_tag = {kind.tag(): kind for kind in kinds}
     result = query_file(path, " UNION ALL ".join(parts) + f" ORDER BY seq LIMIT {MOST_GOLD}")
     facts = []
-    for _, of, tag, fields in result.rows:
+    for _, run, tag, fields in result.rows:
         values = msgspec.json.decode(fields)
         named = {name: values[name] for name in by_tag[tag].__struct_fields__ if values.get(name) is not None}
-        facts.append((of, msgspec.convert(named, by_tag[tag])))
+        facts.append((run, msgspec.convert(named, by_tag[tag])))
     return facts
 
 
 def clip(text: str, longest: int = LONGEST_FILE) -> Clipped:
     """The text, cut where it is longer than a page should hold."""
     return Clipped(text[:longest], max(0, len(text) - longest))
-
-
-def literal(text: str) -> str:
-    """A text as a literal of SQL."""
-    return "'" + text.replace("'", "''").replace("\x00", "") + "'"
 
 
 def _rows(result: QueryResult) -> list[Row]:

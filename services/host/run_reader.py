@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from events.errors import NotFound, UsageError, UserError
-from replay.archive.query import JSON_ENCODER, QueryResult, first_rows
+from replay.archive.query import JSON_ENCODER, QueryResult, first_rows, text_literal
 from runtime.blobs.directory import Blobs
 from runtime.policies.interface import SampleRequest
 from services.host.node import Node
@@ -105,7 +105,7 @@ class RunReader(NamedTuple):
         conditions = [f"run = {self.find(name)}"]
         conditions += [f"generation = {generation}"] if generation is not None else []
         for column, value in (("item", item), ("purpose", purpose), ("outcome", outcome)):
-            conditions += [f"{column} = {quoted(value)}"] if value is not None else []
+            conditions += [f"{column} = {text_literal(value)}"] if value is not None else []
         columns = "trajectory, generation, purpose, split, item, attempt, reward, outcome, failure, answer"
         sql = (
             f"SELECT {columns}, len(calls) AS calls, seconds FROM trajectories WHERE {' AND '.join(conditions)} "
@@ -115,11 +115,13 @@ class RunReader(NamedTuple):
 
     def show_trajectory(self, trajectory: str) -> str:
         """One attempt: its answer and judgement, and each call of the policy with what was asked and said."""
-        rows = self._rows(f"FROM trajectories WHERE trajectory = {quoted(trajectory)}")
+        rows = self._rows(f"FROM trajectories WHERE trajectory = {text_literal(trajectory)}")
         if not rows:
             raise NotFound(f"There is no trajectory {trajectory!r}; list_trajectories gives their ids.")
         found: dict[str, Any] = rows[0]
-        judged = self._rows(f"SELECT verifier, details FROM trajectory_scored WHERE trajectory = {quoted(trajectory)}")
+        judged = self._rows(
+            f"SELECT verifier, details FROM trajectory_scored WHERE trajectory = {text_literal(trajectory)}"
+        )
         private = self._private(str(found["run"]))
         uses = [
             (use["call"], use["completion"]) if isinstance(use, dict) else tuple(use)
@@ -129,7 +131,7 @@ class RunReader(NamedTuple):
         for call, completion in uses[:ROWS]:
             recorded = self._rows(
                 "SELECT model, adapter, temperature, body, index, texts, tokens, logprobs, prompt_tokens, seconds "
-                f"FROM model_called WHERE id = {quoted(call)}"
+                f"FROM model_called WHERE id = {text_literal(call)}"
             )
             if recorded:
                 calls.append(self._call(call, int(completion), recorded[0], private))
@@ -172,9 +174,8 @@ class RunReader(NamedTuple):
 
         Raises `NotFound` for none, `UsageError` for several.
         """
-        rows = self._rows(
-            f"SELECT run FROM run_started WHERE starts_with(run, {quoted(name)}) ORDER BY run <> {quoted(name)}, run"
-        )
+        said = text_literal(name)
+        rows = self._rows(f"SELECT run FROM run_started WHERE starts_with(run, {said}) ORDER BY run <> {said}, run")
         names = [str(row["run"]) for row in rows]
         if not names:
             raise NotFound(f"There is no run {name!r} here; list_runs shows those that there are.")
@@ -182,7 +183,7 @@ class RunReader(NamedTuple):
             raise UsageError(
                 f"{name!r} begins the names of {len(names)} runs ({', '.join(names[:5])}); give more of it."
             )
-        return quoted(names[0])
+        return text_literal(names[0])
 
     def _call(self, id: str, completion: int, recorded: dict[str, Any], private: bool) -> dict[str, Any]:
         request = None if private else self._request(str(recorded["body"]), int(recorded["index"]))
@@ -208,7 +209,7 @@ class RunReader(NamedTuple):
         return requests[index] if 0 <= index < len(requests) else None
 
     def _private(self, run: str) -> bool:
-        rows = self._rows(f"SELECT private_prompts FROM run_started WHERE run = {quoted(run)}")
+        rows = self._rows(f"SELECT private_prompts FROM run_started WHERE run = {text_literal(run)}")
         return not rows or bool(rows[0]["private_prompts"])
 
     def _scaffold(self, run: str, generation: int) -> str:
@@ -265,11 +266,6 @@ def fitted(answer: dict[str, Any], part: str, *, more: bool = False, limit: int 
 def cut(text: str, limit: int) -> str:
     """A text, or its beginning with a note of how long it is."""
     return text if len(text) <= limit else f"{text[:limit]}\n[cut: {limit:,} of {len(text):,} characters are shown]"
-
-
-def quoted(text: str) -> str:
-    """A text as a literal of SQL."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _shortened(value: Any, notes: list[str]) -> Any:

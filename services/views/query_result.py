@@ -39,7 +39,7 @@ def render(result: QueryResult, format: str, file: Path | None = None) -> None:
         case "ndjson":
             data = _visible(b"".join(JSON_ENCODER.encode(row) + b"\n" for row in _objects(result)))
         case "csv":
-            data = _csv(result)
+            data = as_csv(result)
             data = _visible(data) if file is None and sys.stdout.isatty() else data
         case "parquet":
             try:
@@ -81,7 +81,8 @@ def _visible(data: bytes) -> bytes:
     return visible(data.decode()).encode()
 
 
-def _csv(result: QueryResult) -> bytes:
+def as_csv(result: QueryResult) -> bytes:
+    """The result as CSV, whole: NULL is an empty field, and nested values are JSON."""
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(result.columns)

@@ -11,11 +11,11 @@ import duckdb
 import pytest
 from starlette.testclient import TestClient
 
-from replay.archive.query import ARCHIVE
+from replay.archive.query import ARCHIVE, text_literal
 from services.dashboard.app import COOKIE, create_app
 from services.dashboard.charts import LONGEST_GAP, ChartPoint, Happening, Line, chart, timeline
 from services.dashboard.pages import LONGEST_LISTING, PAGE_ROWS
-from services.dashboard.source import Source, clip, literal
+from services.dashboard.source import Source, clip
 from tests.harness.dashboard import TOKEN, addresses, client, make_hostile, recorded_directory
 from tests.harness.paths import ROOT
 
@@ -170,6 +170,15 @@ def test_gold_is_marked_and_can_be_left_out(recorded: tuple[Path, str]) -> None:
         assert "Gold is not shown here" in page.get(f"/runs/{recorded[1]}/audit").text
 
 
+def test_the_verdict_of_a_run_is_what_the_auditor_said_last(recorded: tuple[Path, str]) -> None:
+    directory, run = recorded
+    with duckdb.connect(directory / "gold.duckdb", read_only=True) as gold:
+        looks = gold.execute("SELECT look FROM drift_flagged ORDER BY seq").fetchall()
+    source = Source(directory, with_gold=True)
+    assert len(looks) > 1 and asyncio.run(source.verdicts([run]))[run].look == looks[-1][0]
+    assert asyncio.run(source.verdicts(["another"])) == asyncio.run(source.verdicts([])) == {}
+
+
 def test_an_answer_of_many_rows_is_cut_with_a_word_and_csv_has_all(page: TestClient) -> None:
     query = "SELECT range AS n FROM range(1000)"
     text = page.get("/sql", params={"q": query}).text
@@ -223,7 +232,7 @@ def test_a_timeline_squeezes_pauses_and_says_how_long_they_were() -> None:
 
 
 def test_literals_of_sql_are_closed_by_nothing_that_they_hold() -> None:
-    assert literal("it's; DROP") == "'it''s; DROP'"
+    assert text_literal("it's; DROP") == "'it''s; DROP'"
     assert clip("abcdef", 4) == ("abcd", 2)
 
 
