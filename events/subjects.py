@@ -9,6 +9,10 @@ from events.errors import UsageError
 LOG = "EVOLOG"
 GOLD = "GOLD"
 PREFIX = {LOG: "evolog", GOLD: "gold"}
+BLOBS, GOLD_BLOBS = "BLOBS", "GOLD_BLOBS"
+"""The streams of blobs, where they stand in streams: those that every service may read, and the auditor's."""
+BLOB_PREFIX = {BLOBS: "blob", GOLD_BLOBS: "gold_blob"}
+"""How the subjects of a blob's chunks begin: `blob.<sha256>.<n>`."""
 HEAD = "head"
 """The entity of a run's chain of decisions, on the one subject that is used more than once."""
 

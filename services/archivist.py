@@ -1,4 +1,4 @@
-"""The archivist: projects the log into the archive as it grows, and answers SQL on a unix socket.
+"""The archivist: projects the log into the archive as it grows, and answers SQL on a unix socket and over the broker.
 
 It alone holds the file open.
 """
@@ -15,9 +15,21 @@ import msgspec
 
 from events.errors import TryAgain, Unavailable, UsageError
 from replay.archive.projection import Archive, open_archive
-from replay.archive.query import SECONDS, SOCKET, QueryRequest, listen_path, refusal, sent, start, stop_listening
+from replay.archive.query import (
+    QUERIES,
+    SECONDS,
+    SOCKET,
+    QueryRequest,
+    listen_path,
+    refusal,
+    sent,
+    start,
+    stop_listening,
+)
 from replay.archive.query_process import QueryLimits
 from runtime.log.port import Log
+from runtime.log.questions import Answering
+from runtime.log.worker import first_ended, retry_until_available
 from runtime.status import StatusReporter
 from services.host.context import Context
 
@@ -37,8 +49,12 @@ async def serve(context: Context) -> None:
     """Run the service: project the log into its archive, and answer queries."""
     archive = await asyncio.to_thread(open_archive, context.node.archive)
     server = QueryServer(archive, context.node.directory / SOCKET)
+    answering = Answering(
+        context.connection, QUERIES.partition(".")[0], lambda subject, sql: server.answer(sql.decode())
+    )
     try:
-        await follow(context.log, archive, context.status)
+        await retry_until_available(lambda: answering.listen([QUERIES]))
+        await first_ended(answering.serve(), follow(context.log, archive, context.status))
     finally:
         server.close()
         archive.close()
@@ -73,6 +89,10 @@ class QueryServer:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="queries", daemon=True)
         self._thread.start()
 
+    def answer(self, sql: str) -> bytes:
+        """The whole answer to a question that came another way, as the socket gives it: lines of JSON."""
+        return b"".join(self._server.lines(sql, self._server.limits))
+
     def close(self) -> None:
         """Stop answering, and remove the socket."""
         self._server.shutdown()
@@ -91,6 +111,20 @@ class _Server(socketserver.ThreadingUnixStreamServer):
         self.permits = threading.BoundedSemaphore(CONCURRENT)
         self._path = path
         super().__init__(str(path), _Handler)
+
+    def lines(self, sql: str, limits: QueryLimits) -> Generator[bytes]:
+        """The lines of the answer to one query."""
+        if not self.permits.acquire(blocking=False):
+            yield refusal(TryAgain(f"{CONCURRENT} queries are being answered already; try again."))
+            return
+        archive = self.archive
+        try:
+            with archive.reading(
+                lambda: closing(start(lambda: archive.connection, archive.path, sql, limits))
+            ) as process:
+                yield from sent(process)
+        finally:
+            self.permits.release()
 
     def server_activate(self) -> None:
         self._path.chmod(0o600)
@@ -115,14 +149,4 @@ class _Handler(socketserver.StreamRequestHandler):
                 UsageError(f'A question is one line of JSON, such as {{"sql": "FROM runs"}}; this one is not: {wrong}.')
             )
             return
-        if not self.server.permits.acquire(blocking=False):
-            yield refusal(TryAgain(f"{CONCURRENT} queries are being answered already; try again."))
-            return
-        archive, limits = self.server.archive, self.server.limits
-        try:
-            with archive.reading(
-                lambda: closing(start(lambda: archive.connection, archive.path, request.sql, limits))
-            ) as process:
-                yield from sent(process)
-        finally:
-            self.server.permits.release()
+        yield from self.server.lines(request.sql, self.server.limits)

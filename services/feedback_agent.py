@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
 
 from events.change import ProposalFailed
 from events.choice import FeedbackRequested
@@ -25,10 +24,12 @@ from runtime.effects.choose import (
 )
 from runtime.log.lineage import Span
 from runtime.log.lookup import attempts_by_id, attempts_of_request, events_of_types, failures_of_request
+from runtime.log.questions import Asking
 from runtime.log.worker import answer, work
 from runtime.rollouts.attempt import RecordedAttempt
 from runtime.run.loading import LoadedRun
 from services.host.agent_session import (
+    archive_query,
     halt,
     inspector,
     open_session,
@@ -89,7 +90,6 @@ async def _by_model(
 ) -> list[Fact]:
     await require_unhalted(context, event.run)
     from replay.archive.agent_copy import RunTables  # with duckdb, for runs that have a model
-    from replay.archive.query import query
 
     scored = probe_attempts(context.blobs, probe, loaded)
     figures = diagnosis(evidence(scored, history, loaded, requested)) if scored else {}
@@ -108,8 +108,15 @@ async def _by_model(
         if isinstance(one.data, feedback.HISTORY_TYPES) and feedback.may_know(requested, one.data)
     ]
     files = {path: data.decode() for path, data in context.blobs.get_tree(requested.scaffold).items()}
-    ask = partial(query, context.node.directory)
-    tables = RunTables(ask, run, past, event.id, loaded.shown_public.train, requested.known)
+    archive = Asking(context.connection.credentials, context.connection.login)
+    tables = RunTables(
+        archive_query(archive),
+        run,
+        past,
+        event.id,
+        loaded.shown_public.train,
+        requested.known,
+    )
 
     def find(id: str) -> RecordedAttempt | None:
         return next(
@@ -130,3 +137,4 @@ async def _by_model(
         return await asyncio.to_thread(choose)
     finally:
         tables.close()
+        archive.close()

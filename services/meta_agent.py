@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
 
 from events.change import ProposalFailed, ScaffoldRequested
 from events.codec import Event
@@ -16,6 +15,7 @@ from runtime.log.worker import answer, work
 from runtime.run.loading import LoadedRun
 from runtime.run.state import evaluation_cost
 from services.host.agent_session import (
+    archive_query,
     halt,
     inspector,
     open_session,
@@ -24,6 +24,7 @@ from services.host.agent_session import (
     without_secrets,
 )
 from services.host.context import Context
+from services.host.runner import open_asking
 from services.host.workbench import open_workbench
 
 AGENT: AgentName = "meta_agent"
@@ -65,13 +66,12 @@ async def _by_model(
     """What the model proposed; the reference where that came to nothing, so that the run has a start."""
     await require_unhalted(context, event.run)
     from replay.archive.agent_copy import RunTables  # with duckdb, for runs that have a model
-    from replay.archive.query import query
 
     session = await open_session(context, event, AGENT, requested.generation, model, loaded.started, known=-1)
     checks = inspector(context, event.run, loaded, loaded.task.scaffold(), must_change=False)
     past = await context.past(event.run)
-    ask = partial(query, context.node.directory)
-    tables = RunTables(ask, event.run, past, event.id, loaded.shown_public.train, -1)
+    archive = open_asking(context)
+    tables = RunTables(archive_query(archive), event.run, past, event.id, loaded.shown_public.train, -1)
     record = recorder(context, event, AGENT)
 
     def write() -> list[Fact]:
@@ -90,6 +90,7 @@ async def _by_model(
         facts = [ProposalFailed(generation=requested.generation, reason=why(wrong))]
     finally:
         tables.close()
+        archive.close()
     (fact,) = without_secrets(facts, requested.generation, context.scanner)
     if isinstance(fact, ProposalFailed):
         return [reference_instead(context.blobs, loaded, requested, fact.reason)]

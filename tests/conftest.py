@@ -15,7 +15,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def no_width(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Inspect's package sets COLUMNS where it is imported, and commands are as wide as that says."""
+    """Inspect's package sets COLUMNS where it is imported, and tables are as wide as that says."""
     monkeypatch.delenv("COLUMNS", raising=False)
 
 

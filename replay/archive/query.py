@@ -22,6 +22,8 @@ from replay.archive.statement import body, refused_name
 
 ARCHIVE = "archive.duckdb"
 SOCKET = "query.sock"
+QUERIES = "archive.query"
+"""The subject on which the archivist answers queries over the broker."""
 SECONDS = 30.0
 """The longest that one query may take, the sending of its rows included."""
 _CHUNK = 1000
@@ -101,6 +103,11 @@ def _asked(directory: Path, sql: str) -> Generator[bytes]:
             yield from stream
     except OSError as wrong:
         raise TryAgain(f"The archivist does not answer to the end ({wrong}); ask again.") from wrong
+
+
+def query_over(ask: Callable[[bytes], bytes], sql: str) -> QueryResult:
+    """As `query`, of the archivist wherever it runs; `ask` gives the answer to a question on `QUERIES`."""
+    return collect(ask(sql.encode()).splitlines())
 
 
 def query_file(archive: Path, sql: str) -> QueryResult:

@@ -60,6 +60,8 @@ RUN_LIMIT = 10_000_000
 _DIGEST = re.compile(rb"\b[0-9a-f]{64}\b")
 _TOKEN = r"[^\s.*>\x00-\x1f\x7f]+"
 _SUBJECTS = {stream: re.compile(rf"{PREFIX[stream]}\.{RUN_NAME}\.{_TOKEN}\.{_TOKEN}") for stream in (LOG, GOLD)}
+TREE = b'{"files":'
+"""How the blob of a folder begins."""
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -286,15 +288,16 @@ def copy(folder: Path, target: Path) -> None:
 
 def named_blobs(messages: Iterable[Stored], blobs: Blobs) -> set[str]:
     """The digests of the blobs that messages name and that exist, with those of the files in folders."""
-    existing = {digest for digest in _digests(messages) if blobs.path(digest).exists()}
+    existing = {digest for digest in digests_in(messages) if blobs.path(digest).exists()}
     for digest in list(existing):
-        if blobs.path(digest).stat().st_size < 1 << 20 and (data := blobs.get(digest)).startswith(b'{"files":'):
+        if blobs.path(digest).stat().st_size < 1 << 20 and (data := blobs.get(digest)).startswith(TREE):
             with suppress(*_UNREADABLE):  # else it is no folder
                 existing |= set(msgspec.json.decode(data, type=Tree).files.values())
     return existing
 
 
-def _digests(messages: Iterable[Stored]) -> set[str]:
+def digests_in(messages: Iterable[Stored]) -> set[str]:
+    """All that messages hold that looks like the digest of a blob."""
     return {digest.decode() for stored in messages for digest in _DIGEST.findall(stored.data)}
 
 
@@ -308,7 +311,7 @@ def _copy(messages: Sequence[Stored], blobs: Blobs, target: Path, private: Set[s
     """Copy the blobs that messages name, but those that are `private`; their number."""
     digests = named_blobs(messages, blobs) - private
     copies = Blobs(target)
-    for digest in _digests(messages):
+    for digest in digests_in(messages):
         if blobs.freed(digest) or digest in private:
             copies.free(digest)
     for digest in sorted(digests):

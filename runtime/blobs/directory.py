@@ -31,7 +31,7 @@ class Tree(msgspec.Struct, frozen=True):
 
 
 class Blobs:
-    """A directory of blobs.
+    """A directory of blobs; what stands in streams is reached by the same calls (`runtime.blobs.stream.StreamBlobs`).
 
     Two writers of one blob write the same bytes, and the rename makes the file appear whole.
     """
@@ -49,21 +49,28 @@ class Blobs:
         target = self.path(digest)
         if target.exists():
             return digest
+        with self._new_file(digest) as file:
+            write_sparse(file, data)
+            file.flush()
+            os.fsync(file.fileno())
+        _sync_directory(target.parent)
+        self._mark(digest).unlink(missing_ok=True)
+        return digest
+
+    @contextlib.contextmanager
+    def _new_file(self, digest: str) -> Iterator[BinaryIO]:
+        """The file of a digest, to be written; it appears whole, and not at all where writing it raises."""
+        target = self.path(digest)
         with _room_in(self.root):
             target.parent.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=target.parent)
             try:
                 with os.fdopen(handle, "wb") as file:
-                    _write_sparse(file, data)
-                    file.flush()
-                    os.fsync(file.fileno())
+                    yield file
                 os.replace(temporary, target)
             except BaseException:
                 Path(temporary).unlink(missing_ok=True)
                 raise
-            _sync_directory(target.parent)
-            self._mark(digest).unlink(missing_ok=True)
-        return digest
 
     def get(self, digest: str) -> bytes:
         """The bytes of that digest; raises `NotHere` if there are none and `CheckFailed` if they are damaged."""
@@ -173,6 +180,12 @@ class Blobs:
     def _mark(self, digest: str) -> Path:
         return self.root / "freed" / self.path(digest).name
 
+    def files(self) -> Iterator[Path]:
+        """The files of all blobs in the directory, in no order."""
+        for path in (self.root / "sha256").rglob("*"):
+            if _DIGEST.match(path.name):
+                yield path
+
     def path(self, digest: str) -> Path:
         """The path of that digest's file, which need not exist."""
         if not _DIGEST.match(digest):
@@ -210,15 +223,17 @@ def _check_paths(paths: Collection[str]) -> None:
         raise CheckFailed(f"{both[0]!r} is a file and the folder of another one; expected one of both.")
 
 
-def _write_sparse(file: BinaryIO, data: bytes) -> None:
-    """Write the bytes, with holes for blocks of zeros, which take no room on the disk: most of an optimiser's state."""
+def write_sparse(file: BinaryIO, data: bytes, at: int = 0) -> None:
+    """Write the bytes at a file's end, which is `at`, with holes for blocks of zeros, which take no room on the disk:
+    most of an optimiser's state.
+    """
     view = memoryview(data)
     for start in range(0, len(data), HOLE):
         block = view[start : start + HOLE]
         if block != _ZEROS[: len(block)]:
-            file.seek(start)
+            file.seek(at + start)
             file.write(block)
-    file.truncate(len(data))
+    file.truncate(at + len(data))
 
 
 def _sync_directory(directory: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from events.catalogue import CONSUMERS, SERVICES, published_by
-from events.subjects import GOLD, LOG, PREFIX
+from events.subjects import BLOB_PREFIX, BLOBS, GOLD, GOLD_BLOBS, LOG, PREFIX
 
 OPERATOR = "operator"
 """The account of the command line."""
@@ -34,6 +34,21 @@ READERS = ("archivist", "controller", OPERATOR)
 """Who reads the whole log at once, by a consumer of its name that needs no acknowledgements (`runtime/log/socket.py`,
 `BulkReader`).
 """
+
+BLOB_USERS: Mapping[str, tuple[str, ...]] = {
+    BLOBS: ("meta_agent", "feedback_agent", "executor", "verifier", "policy", "trainer", "auditor", OPERATOR),
+    GOLD_BLOBS: ("auditor", OPERATOR),
+}
+"""Who reads and adds to each stream of blobs."""
+QUESTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "policy": ("policy.>", ("executor", "auditor", "meta_agent", "feedback_agent")),
+    "archivist": ("archive.>", ("meta_agent", "feedback_agent")),
+}
+"""The services that are asked, with the subjects that they hear, and who may ask them (`runtime/log/questions.py`)."""
+ANSWERS = "_R_.>"
+"""The subjects on which an account answers what another one asked of it; the server makes one for each question."""
+QUESTION_THRESHOLD = 120.0
+"""Seconds after the last word of an answer, or of its coming, after which the server forgets the way back."""
 
 
 def draw_passwords() -> dict[str, str]:
@@ -67,12 +82,17 @@ def accounts_of(
         imports: list[dict[str, object]] = [
             {"service": {"account": KEEPER, "subject": subject}, "to": _local(subject)} for subject in subjects
         ]
+        imports += [{"service": {"account": service, "subject": heard}} for service, heard in _asked_by(user).items()]
         permissions: dict[str, object] = {"publish": {"allow": publish}, "subscribe": {"allow": subscribe}}
         account: dict[str, object] = {"imports": imports}
         if user in SERVICES:  # any number of processes, of which each answers the operator, and nobody else
             permissions["allow_responses"] = {"max": 1, "expires": STATUS_LIMIT}
             limits = {"response": "stream", "response_threshold": STATUS_LIMIT}
-            account["exports"] = [{"service": status_subject(user), "accounts": [OPERATOR], **limits}]
+            exported: list[dict[str, object]] = [
+                {"service": status_subject(user), "accounts": [OPERATOR], **limits},
+                *(_export_of_questions(heard, askers) for heard, askers in _heard_by(user).items()),
+            ]
+            account["exports"] = exported
         if user == OPERATOR:
             imports += [{"service": {"account": service, "subject": status_subject(service)}} for service in SERVICES]
         logins = [{"user": user, "password": passwords[user]}] if user in passwords else []
@@ -92,7 +112,8 @@ def permissions_of(user: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The subjects, as a user's own account names them, to which it may publish and subscribe."""
     publish = [_local(subject) for subject in rights_of(user)]
     publish += [status_subject(service) for service in SERVICES] if user == OPERATOR else []
-    subscribe = [f"{inbox_of(user)}.>", *([status_subject(user)] if user in SERVICES else [])]
+    publish += [*_asked_by(user).values(), *([ANSWERS] if _heard_by(user) else [])]
+    subscribe = [f"{inbox_of(user)}.>", *([status_subject(user)] if user in SERVICES else []), *_heard_by(user)]
     return tuple(publish), tuple(subscribe)
 
 
@@ -100,7 +121,11 @@ def rights_of(user: str) -> list[str]:
     """The subjects, as the streams' account names them, to which a user may publish."""
     if user == BOOTSTRAP:
         return [
-            *(f"$JS.API.STREAM.{verb}.{stream}" for stream in (LOG, GOLD) for verb in ("CREATE", "INFO")),
+            *(
+                f"$JS.API.STREAM.{verb}.{stream}"
+                for stream in (LOG, GOLD, BLOBS, GOLD_BLOBS)
+                for verb in ("CREATE", "INFO")
+            ),
             *(f"$JS.API.CONSUMER.CREATE.{LOG}.{durable}" for durable in (*CONSUMERS, *READERS)),
         ]
     allowed = [f"{PREFIX[stream]}.*.*.{tag}" for stream, tag in published_by(user)]
@@ -115,6 +140,9 @@ def rights_of(user: str) -> list[str]:
         allowed += [f"$JS.API.CONSUMER.MSG.NEXT.{LOG}.{user}", f"$JS.API.CONSUMER.RESET.{LOG}.{user}"]
     for stream in (LOG, GOLD) if user in ("auditor", OPERATOR) else (LOG,):
         allowed += [f"$JS.API.DIRECT.GET.{stream}", f"$JS.API.DIRECT.GET.{stream}.>", f"$JS.API.STREAM.INFO.{stream}"]
+    for stream, users in BLOB_USERS.items():
+        if user in users:
+            allowed += [f"{BLOB_PREFIX[stream]}.*.*", f"$JS.API.DIRECT.GET.{stream}.{BLOB_PREFIX[stream]}.*.*"]
     return allowed
 
 
@@ -130,6 +158,25 @@ def _response_limits(subject: str) -> dict[str, str]:
     if ".DIRECT.GET." in subject:
         return {"response": "stream", "response_threshold": "10s"}
     return {"response": "singleton"}
+
+
+def _asked_by(user: str) -> dict[str, str]:
+    """The services that a user may ask, with the subjects of its questions."""
+    return {service: heard for service, (heard, askers) in QUESTIONS.items() if user in askers}
+
+
+def _heard_by(user: str) -> dict[str, tuple[str, ...]]:
+    """The subjects on which a user is asked, with those that may ask there."""
+    return {heard: askers for service, (heard, askers) in QUESTIONS.items() if user == service}
+
+
+def _export_of_questions(heard: str, askers: Sequence[str]) -> dict[str, object]:
+    return {
+        "service": heard,
+        "accounts": list(askers),
+        "response": "stream",
+        "response_threshold": f"{QUESTION_THRESHOLD:.0f}s",
+    }
 
 
 def inbox_of(user: str) -> str:

@@ -40,6 +40,8 @@ class Credentials(msgspec.Struct, frozen=True, omit_defaults=True):
     """The host that the broker's certificate names, where it is not the one in the URL."""
     bundle: str = ""
     """The path of the bundle that this comes from."""
+    blobs: str = "directory"
+    """Where blobs stand: in the project directory, or in a `stream` of the broker's."""
 
     def secrets(self) -> list[Secret]:
         """What must never be appended."""
@@ -72,6 +74,8 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
     expires: str
     """When the certificate does, RFC 3339."""
     accounts: dict[str, Grant]
+    blobs: str = "directory"
+    """As in `Credentials`."""
 
 
 def credentials_file(directory: Path, user: str) -> Path:
@@ -159,6 +163,7 @@ def bundle_login(path: Path, user: str) -> Login:
             certificate=bundle.certificate,
             key=bundle.key,
             bundle=str(path),
+            blobs=bundle.blobs,
         )
 
     return login

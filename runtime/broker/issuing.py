@@ -21,6 +21,7 @@ from events.errors import Misconfigured, NotFound, UsageError
 from events.secret import Secret
 from runtime.broker.accounts import OPERATOR, inbox_of, permissions_of
 from runtime.broker.credentials import Bundle, Grant, draw_key, key_lines, write_private
+from runtime.broker.store import back_end
 
 if TYPE_CHECKING:
     from runtime.broker.certificates import Certified
@@ -199,6 +200,18 @@ def revoke(directory: Path, name: str, reload: Callable[[], object]) -> None:
         reload()
 
 
+def say_where_blobs_are(directory: Path) -> list[Path]:
+    """Have every bundle say where blobs stand now, with the keys that it has; those that said something else."""
+    said = []
+    with _changing(directory):
+        for path in sorted(bundle_file(directory, "*").parent.glob("*.json")):
+            bundle = msgspec.json.decode(path.read_bytes(), type=Bundle)
+            if bundle.blobs != back_end(directory):
+                _write_bundle(directory, bundle.name, _text(msgspec.structs.replace(bundle, blobs=back_end(directory))))
+                said.append(path)
+    return said
+
+
 def broker_url(address: str) -> str:
     """The address HOST:PORT, or HOST alone, as the broker's URL; raises `UsageError` where it is none."""
     try:
@@ -320,11 +333,16 @@ def _draw(directory: Path, issued: Issued, name: str, accounts: Sequence[str]) -
             account: Grant(seed, public, inbox_of(account), *permissions_of(account))
             for account, (seed, public) in keys.items()
         },
+        blobs=back_end(directory),
     )
     entry = IssuedBundle(
         accounts={account: public for account, (_, public) in keys.items()}, issued=now(), expires=certified.expires
     )
-    return entry, msgspec.json.format(msgspec.json.encode(bundle)).decode() + "\n"
+    return entry, _text(bundle)
+
+
+def _text(value: Bundle | Issued) -> str:
+    return msgspec.json.format(msgspec.json.encode(value)).decode() + "\n"
 
 
 def _write_bundle(directory: Path, name: str, text: str) -> None:
@@ -334,8 +352,7 @@ def _write_bundle(directory: Path, name: str, text: str) -> None:
 
 
 def _write(directory: Path, issued: Issued) -> None:
-    text = msgspec.json.format(msgspec.json.encode(issued)).decode() + "\n"
-    write_private(hosts_folder(directory) / "issued.json", text)
+    write_private(hosts_folder(directory) / "issued.json", _text(issued))
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ from runtime.broker.credentials import Credentials, credentials_file, write_priv
 from runtime.broker.issuing import USUAL_PORT as USUAL_PORT
 from runtime.broker.issuing import valid_keys
 from runtime.broker.listener import Listener, make_listener
-from runtime.broker.store import FREE_AT_START, FREE_TO_GO_ON, pid_file, require_room, store
+from runtime.broker.store import FREE_AT_START, FREE_TO_GO_ON, back_end, pid_file, require_room, store
 from runtime.broker.streams import MAX_MESSAGE
 from runtime.broker.tls import client_context, server_hostname
 
@@ -66,8 +66,9 @@ def write_config(directory: Path, port: int, passwords: Mapping[str, str], liste
         folder.chmod(0o700)
     path = store(directory) / CONFIG
     write_private(path, json.dumps(configuration, indent=1, ensure_ascii=False))
+    blobs = back_end(directory)
     for user in USERS:
-        login = local_credentials(user, passwords[user], port, listener)
+        login = msgspec.structs.replace(local_credentials(user, passwords[user], port, listener), blobs=blobs)
         write_private(credentials_file(directory, user), msgspec.json.encode(login).decode())
     return path
 

@@ -20,6 +20,24 @@ def store(directory: Path) -> Path:
     return directory / "nats"
 
 
+def blobs_file(directory: Path) -> Path:
+    """Says where the blobs of a directory stand, if not in the directory itself: `moving` into a stream, or there."""
+    return store(directory) / "blobs"
+
+
+def blobs_in(directory: Path) -> str:
+    """Where the blobs of a directory stand: `directory`, `moving` or `stream`."""
+    try:
+        return blobs_file(directory).read_text()
+    except FileNotFoundError:
+        return "directory"
+
+
+def back_end(directory: Path) -> str:
+    """Where accounts are told that the blobs of a directory stand: `directory` or `stream`."""
+    return "directory" if blobs_in(directory) == "directory" else "stream"
+
+
 def pid_file(directory: Path) -> Path:
     """The server's process id; the file is there from a server's start until it has ended in good order."""
     return store(directory) / "server.pid"

@@ -1,11 +1,11 @@
-"""The two streams and their durable consumers, made on a server or found as they should be."""
+"""The streams of events and of blobs and their durable consumers, made on a server or found as they should be."""
 
 import asyncio
 from typing import TYPE_CHECKING
 
 from events.catalogue import CONSUMERS
 from events.errors import CheckFailed, Misconfigured, TryAgain, Unavailable
-from events.subjects import GOLD, LOG, PREFIX
+from events.subjects import BLOB_PREFIX, BLOBS, GOLD, GOLD_BLOBS, LOG, PREFIX
 from runtime.broker.accounts import API, READERS
 from runtime.broker.binary import OLDEST_SERVER, oldest_version
 from runtime.broker.credentials import Credentials
@@ -29,7 +29,7 @@ a candidate rests on the candidates before it.
 
 
 async def bootstrap(credentials: Credentials) -> None:
-    """Make both streams and every durable consumer, or find them as they should be.
+    """Make all streams and every durable consumer, or find them as they should be.
 
     Raises `Unavailable` for a server that cannot be reached or is too old, `CheckFailed` for a stream that is set up
     otherwise, `Misconfigured` where the account may not do this, and `TryAgain` where there is no room on the disk.
@@ -79,7 +79,7 @@ async def bootstrap(credentials: Credentials) -> None:
 async def _make(context: "JetStreamContext", version: str) -> None:
     from nats.js.api import AckPolicy, ConsumerConfig
 
-    for stream in (LOG, GOLD):
+    for stream in (LOG, GOLD, BLOBS, GOLD_BLOBS):
         await _make_stream(context, stream, version)
     for durable, tags in CONSUMERS.items():
         await context.add_consumer(
@@ -126,7 +126,7 @@ def _stream_config(stream: str) -> "StreamConfig":
 
     return StreamConfig(
         name=stream,
-        subjects=[f"{PREFIX[stream]}.*.*.*"],
+        subjects=[f"{PREFIX[stream]}.*.*.*" if stream in PREFIX else f"{BLOB_PREFIX[stream]}.*.*"],
         storage=StorageType.FILE,
         retention=RetentionPolicy.LIMITS,
         discard=DiscardPolicy.NEW,

@@ -94,9 +94,7 @@ class ServedModels:
         if not adapter:
             policy.require_base()
             return 0.0
-        if adapter not in self._canaries:
-            self._canaries[adapter] = self._find_canaries(adapter)
-        if not (canaries := self._canaries[adapter]):
+        if not (canaries := self._canaries_of(adapter)):
             return 0.0
         turn = next(self._turn)
         canary = canaries[turn % len(canaries)]
@@ -111,6 +109,25 @@ class ServedModels:
             return 0.0
         error = canary_error(canary_log_probs(policy, canary), canary)
         return 0.0 if error <= policy.tolerance else error
+
+    def _canaries_of(self, adapter: str) -> Sequence[Canary]:
+        if adapter not in self._canaries:
+            self._canaries[adapter] = self._find_canaries(adapter)
+        return self._canaries[adapter]
+
+    def require_agreed(self, name: str) -> None:
+        """Load the model of that name, and compare its canaries with the trainer's; raises `NotHere` where this host
+        cannot load it, or where they differ.
+        """
+        with hosts_own():
+            policy, adapter = self.find(name), name.partition("@")[2]
+            canaries = self._canaries_of(adapter) if adapter not in ("", UNIFORM) else ()
+            error, tolerance = worst_canary(policy, canaries)
+        if not error <= tolerance:
+            raise NotHere(
+                f"Adapter {adapter} as this host loads it differs from the trainer's by {error:.2g} nats on a canary, "
+                f"at most {tolerance:g}: another host must serve it."
+            )
 
     def find(self, name: str) -> ServedModel:
         """The model of that name; raises `UserError` if its blobs are missing, damaged or do not belong together."""
@@ -180,18 +197,21 @@ def check_adapter(models: ServedModels, published: AdapterPublished) -> AdapterS
     }
     try:
         policy = models.find(model_name(published.base_model, published.adapter))
-        error = max(
-            (canary_error(canary_log_probs(policy, canary), canary) for canary in published.canary), default=0.0
-        )
+        error, tolerance = worst_canary(policy, published.canary)
     except Exception as wrong:  # whatever a folder of any content makes a loader raise
         raise_if_hosts(wrong, by_words=True)
         return AdapterRejected(**common_fields, reason=why(wrong))
-    tolerance = getattr(policy, "tolerance", TOLERANCE)
     if not error <= tolerance:
         return AdapterRejected(
             **common_fields, reason=f"its canary differs from the trainer's by {error:.2g} nats, at most {tolerance:g}"
         )
     return AdapterServed(**common_fields, error=error)
+
+
+def worst_canary(policy: ServedModel, canaries: Sequence[Canary]) -> tuple[float, float]:
+    """How far a policy is from the trainer's on the worst of some canaries, in nats, and how far it may be."""
+    errors = (canary_error(canary_log_probs(policy, canary), canary) for canary in canaries)
+    return max(errors, default=0.0), getattr(policy, "tolerance", TOLERANCE)
 
 
 def canary_log_probs(policy: ServedModel, canary: Canary) -> Sequence[float]:

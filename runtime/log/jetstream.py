@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 import msgspec
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 from nats.js.errors import NoStreamResponseError, ServiceUnavailableError
 from nats.js.errors import NotFoundError as JetStreamNotFound
@@ -48,6 +49,18 @@ class _StreamInfo(msgspec.Struct):
     state: StreamState
 
 
+class AskedQuestion:
+    """A message on which somebody waits for an answer."""
+
+    def __init__(self, connection: "Connection", message: Msg) -> None:
+        self._connection, self._reply = connection, message.reply
+        self.subject, self.data = message.subject, message.data
+
+    async def say(self, payload: bytes) -> None:
+        """Answer, or answer further; raises `Unavailable` where the broker is away."""
+        await self._connection.publish(self._reply, payload)
+
+
 class Connection:
     """One account's connection: made when it is needed, and again when it was lost, by the credentials as they are
     then.
@@ -62,6 +75,7 @@ class Connection:
         self._responders: dict[str, Callable[[], bytes]] = {}
         self._connecting = asyncio.Lock()
         self._requests: set[asyncio.Future[Msg]] = set()
+        self._listening: tuple[Client | None, dict[str, Subscription]] = (None, {})
 
     async def client(self) -> Client:
         """nats-py's client, connected; raises `Unavailable` where the broker is away."""
@@ -154,6 +168,33 @@ class Connection:
         """Send what nobody answers; raises `Unavailable` where the broker is away."""
         try:
             await (await self.client()).publish(subject, payload)
+        except (nats.errors.Error, OSError) as wrong:
+            raise Unavailable(f"The broker has gone ({wrong}).") from wrong
+
+    async def listen(
+        self, subjects: Collection[str], group: str, heard: Callable[[AskedQuestion], Awaitable[None]]
+    ) -> None:
+        """Have what is asked on these subjects, and on no others, come to `heard`, each to one listener of the group.
+
+        This holds until the connection is lost; called again, it adds and ends what differs. Raises `Unavailable` where
+        the broker is away.
+        """
+        client = await self.client()
+        if self._listening[0] is not client:
+            self._listening = (client, {})
+        _, subscriptions = self._listening
+
+        async def take(message: Msg) -> None:
+            await heard(AskedQuestion(self, message))
+
+        try:
+            more, less = set(subjects) - subscriptions.keys(), subscriptions.keys() - set(subjects)
+            for subject in more:
+                subscriptions[subject] = await client.subscribe(subject, queue=group, cb=take)
+            for subject in less:
+                await subscriptions.pop(subject).unsubscribe()
+            if more or less:
+                await client.flush()
         except (nats.errors.Error, OSError) as wrong:
             raise Unavailable(f"The broker has gone ({wrong}).") from wrong
 

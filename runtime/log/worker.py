@@ -13,8 +13,8 @@ import contextlib
 import datetime
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -206,6 +206,18 @@ def decode_or_set_aside(stored: Stored, source: str) -> tuple[Event | None, Even
         return None, codec.set_aside(
             stored.sequence, stored.subject, stored.data, str(wrong), source=source, time=now()
         )
+
+
+async def first_ended(*endless: Coroutine[Any, Any, None]) -> None:
+    """Run what goes on for ever, side by side, until one of them ends or raises; the others are cancelled then."""
+    tasks = [asyncio.create_task(one) for one in endless]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 async def append_struck_out(log: Log, events: Sequence[Event], scanner: Scanner) -> bool:

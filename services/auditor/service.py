@@ -17,7 +17,7 @@ from events.fact import NotFinite
 from events.gold import AuditFinished, DriftFlagged, GoldFailed, GoldScored
 from events.population import CandidateAccepted
 from events.run import RunFinished
-from events.subjects import GOLD, run_of
+from events.subjects import GOLD, GOLD_BLOBS, run_of
 from replay.archive.projection import open_archive
 from replay.audit.pair import PairKey
 from replay.audit.passing import Passing, readable_once
@@ -41,6 +41,7 @@ from services.auditor.final_table import (
 )
 from services.auditor.measure import AuditHost, RunAudit, ancestry_of, labels_of, pairs_to_measure
 from services.auditor.release import release
+from services.host.blobs import service_blobs
 from services.host.context import Context
 from services.host.runner import open_runner
 from services.host.settings import scoring_limit, start_attempts
@@ -59,7 +60,9 @@ async def serve(context: Context) -> None:
     """Audit all runs, until stopped."""
     scorer, runners = ScoringProcess(scoring_limit()), [open_runner(context) for _ in range(RUNNERS)]
     try:
-        await audit_runs(context, context.open_log(GOLD), Blobs(context.node.gold_blobs), scorer, *runners)
+        connection = context.connection
+        blobs = service_blobs(context.node.gold_blobs, GOLD_BLOBS, connection.credentials, connection.login)
+        await audit_runs(context, context.open_log(GOLD), blobs, scorer, *runners)
     finally:
         scorer.close()
         for runner in runners:

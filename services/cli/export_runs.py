@@ -131,8 +131,8 @@ def _follow(directory: Path, name: str, gold: bool, messages: bool, sender: Any)
     from events.run import RunFinished
     from events.subjects import run_of, tag_of
     from replay.history import gold_messages
-    from runtime.blobs.directory import Blobs
     from runtime.log.lineage import run_start
+    from services.host.blobs import operator_blobs
     from services.host.node import Node
     from services.host.sources import find_run, with_logs
 
@@ -142,7 +142,7 @@ def _follow(directory: Path, name: str, gold: bool, messages: bool, sender: Any)
     async def work(log: Log, gold_log: Log) -> str:
         run = await find_run(log, name)
         start, _ = await run_start(log, run)
-        blobs = Blobs(node.blobs)
+        blobs = operator_blobs(node)
         spans = _maker(History(run, [], [start], [], blobs, blobs), messages)
         position, ended = start.sequence - 1, False
         while not ended:

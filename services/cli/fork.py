@@ -48,12 +48,14 @@ def fork(
     """
     import secrets
 
+    from events.run import RunStarted
     from events.subjects import check_run_name
     from replay.fork import order_of_fork, parse_settings, plan_fork
     from replay.replayer import find_sequence
-    from runtime.blobs.directory import Blobs
+    from runtime.broker.store import blobs_in
     from services.cli.live import call_models, carry_out
     from services.cli.reading import read_run
+    from services.host.blobs import operator_blobs
     from services.host.imports import find_export
     from services.host.node import Node
     from services.host.orders import check
@@ -71,9 +73,13 @@ def fork(
     task = check(order, node)
     if preflight:
         call_models(order, task, node)
-    with working("preparing the fork") as say:
-        started = plan_fork(parent, sequence, order, changes, Blobs(node.blobs), pretraining_progress(say))
+
+    def plan() -> RunStarted:
+        with working("preparing the fork") as say:
+            return plan_fork(parent, sequence, order, changes, operator_blobs(node), pretraining_progress(say))
+
+    started = plan() if blobs_in(node.directory) == "directory" else None  # else once the broker is up
     if str(sequence) != at:
         click.echo(f"evolog: {parent.run} is forked at sequence {sequence}", err=True)
     name = name or f"{parent.run[:55]}-f{secrets.token_hex(2)}"
-    return carry_out(node, name, lambda: started, detach=detach, as_json=as_json)
+    return carry_out(node, name, lambda: started or plan(), detach=detach, as_json=as_json)

@@ -15,8 +15,8 @@ from rich.console import Console
 from events.run import RunStarted
 from events.subjects import check_run_name
 from replay.report import Report
-from runtime.blobs.directory import Blobs
 from runtime.run.order import RunOrder, default_name, order_run
+from services.host.blobs import operator_blobs
 from services.host.node import Node
 from services.host.orders import StartedServices, begin, check, services_up
 from services.views.progress import VisibleConsole, pretraining_progress, stdout, working
@@ -51,7 +51,7 @@ def run_name(order: RunOrder) -> str:
 def prepare(node: Node, order: RunOrder) -> RunStarted:
     """The event that begins an ordered run, with a spinner on stderr meanwhile."""
     with working("preparing the base model") as say:
-        return order_run(order, Blobs(node.blobs), pretraining_progress(say))
+        return order_run(order, operator_blobs(node), pretraining_progress(say))
 
 
 def carry_out(node: Node, name: str, plan: Callable[[], RunStarted], *, detach: bool, as_json: bool) -> int:

@@ -168,7 +168,8 @@ for verbs in VERBS.values():
     for verb in verbs:
         main.add_command(verb)
         complete_values(verb)
-        for option in (option for option in verb.params if option.name == "directory"):
+        within = list(verb.commands.values()) if isinstance(verb, click.Group) else []
+        for option in (each for one in (verb, *within) for each in one.params if each.name == "directory"):
             hints.VERBS.add(verb.name or "")
             option.callback = option.callback or note_directory
         for option in filter(is_settable, verb.params):

@@ -16,8 +16,12 @@ from services.cli.ui import dashboard_beside, ui_option
     )
 )
 @directory
-@click.option("--executors", type=click.IntRange(1, 64), default=2, show_default=True, help="Executor processes.")
-@click.option("--verifiers", type=click.IntRange(1, 64), default=1, show_default=True, help="Verifier processes.")
+@click.option(
+    "--executors", type=click.IntRange(0, 64), default=2, show_default=True, help="Executor processes; 0: elsewhere."
+)
+@click.option(
+    "--verifiers", type=click.IntRange(0, 64), default=1, show_default=True, help="Verifier processes; 0: elsewhere."
+)
 @click.option(
     "--nats", default=None, help="Use this broker instead of an embedded one, with the accounts in DIR/credentials."
 )
@@ -33,6 +37,12 @@ from services.cli.ui import dashboard_beside, ui_option
     metavar="SERVICES",
     help="Services to run here, with commas between them; by default all, or those of --credentials.",
 )
+@click.option(
+    "--blobs",
+    type=click.Choice(["directory", "stream"]),
+    default=None,
+    help="Where blobs stand; stream moves them to the broker for good, where other hosts reach them.",
+)
 @credentials_option
 @ui_option
 def up(
@@ -42,6 +52,7 @@ def up(
     nats: str | None,
     listen: str | None,
     only: str,
+    blobs: str | None,
     credentials: Path | None,
     with_ui: bool,
 ) -> None:
@@ -68,6 +79,8 @@ def up(
             "--nats, --listen and --credentials exclude one another: they name a broker of your own, one that is "
             "started here, and one of another host's `evolog up`."
         )
+    if blobs and credentials:
+        raise UsageError("The bundle of --credentials says where blobs stand: say --blobs on the broker's host.")
     with dashboard_beside(directory, wanted=with_ui):
         asyncio.run(
             supervise(
@@ -79,6 +92,7 @@ def up(
                 listen=listen,
                 only=names,
                 bundle=credentials,
+                blobs=blobs,
                 on_event=to_stderr if sys.stderr.isatty() else to_log,
             )
         )

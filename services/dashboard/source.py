@@ -6,14 +6,14 @@ Every answer is bounded by its query, so that neither memory nor pages grow with
 import asyncio
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from events import codec, subjects
-from events.errors import CheckFailed, NotFound, UserError
+from events.errors import NotFound, UserError
 from events.fact import Fact
 from events.gold import DriftFlagged
 from events.subjects import GOLD
@@ -22,6 +22,7 @@ from replay.audit.audit import AuditReport
 from runtime.blobs.directory import Blobs
 from runtime.run.loading import TaskAccess
 from runtime.status import Status
+from services.host.blobs import reading_blobs
 from services.host.context import operator
 from services.host.kept_audits import kept_audit
 from services.host.node import Node
@@ -36,6 +37,7 @@ MOST_GOLD = 5000
 """Facts of GOLD that a page reads at most."""
 
 Row = Mapping[str, Any]
+T = TypeVar("T")
 
 
 class Clipped(NamedTuple):
@@ -52,7 +54,6 @@ class Source:
         self.node = Node(directory)
         self.with_gold = with_gold
         """Whether facts of GOLD may be shown: the directory's operator asked for them."""
-        self._blobs = Blobs(self.node.blobs)
         self._asking = asyncio.Lock()
         self._head, self._looked = 0, -math.inf
 
@@ -93,18 +94,22 @@ class Source:
     async def files(self, tree: str) -> dict[str, Clipped]:
         """The files of a scaffold by path, as text."""
         try:
-            found = await asyncio.to_thread(self._blobs.get_tree, tree)
-        except (CheckFailed, NotFound) as wrong:
+            found = await asyncio.to_thread(self._read_blobs, lambda blobs: blobs.get_tree(tree))
+        except UserError as wrong:  # it is missing or damaged, or stands in the stream of a broker that is not up
             return {"missing": Clipped(str(wrong), 0)}
         return {path: clip(content.decode("utf-8", "replace")) for path, content in sorted(found.items())}
 
     async def text(self, digest: str) -> Clipped:
         """A blob as text, cut where it is long."""
         try:
-            content = await asyncio.to_thread(self._blobs.get, digest)
-        except (CheckFailed, NotFound) as wrong:
+            content = await asyncio.to_thread(self._read_blobs, lambda blobs: blobs.get(digest))
+        except UserError as wrong:
             return Clipped(str(wrong), 0)
         return clip(content.decode("utf-8", "replace"))
+
+    def _read_blobs(self, read: Callable[[Blobs], T]) -> T:
+        with reading_blobs(self.node) as blobs:
+            return read(blobs)
 
     async def kept_audit(self, run: str) -> AuditReport | None:
         """The audit of a finished run that `evolog audit` has kept, if all is as it was then; it is never made here."""

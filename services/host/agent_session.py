@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -23,14 +23,27 @@ from runtime.agents.prices import Price
 from runtime.agents.providers import LanguageModel, ask_with_retries, model_client, price_of_model
 from runtime.agents.session import AgentSession
 from runtime.log.lookup import events_of_types, facts_by_id, same_requests
+from runtime.log.questions import Asking
 from runtime.log.worker import answer, now, retry_until_available
 from runtime.run.loading import LoadedRun
 from runtime.run.state import draw_seed
 from services.host.context import Context
 from services.host.settings import scaffold_limits
 
+if TYPE_CHECKING:
+    from replay.archive.query import QueryResult
+
 F = TypeVar("F", bound=Fact)
+ARCHIVE_PATIENCE = 15.0
+"""Seconds for which an archivist that is away is waited for."""
 RESTART = "The services read it when they start: `evolog down`, put that right, `evolog up`."
+
+
+def archive_query(asking: Asking) -> "Callable[[str], QueryResult]":
+    """Asks the archivist over the broker, wherever it runs; one that is away is waited for."""
+    from replay.archive.query import QUERIES, query_over  # with duckdb, for runs that have a model
+
+    return partial(query_over, partial(asking.ask, QUERIES, patience=ARCHIVE_PATIENCE))
 
 
 async def open_session(

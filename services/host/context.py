@@ -16,8 +16,7 @@ from events.errors import Unavailable, UserError, hosts_own
 from events.rollouts import ModelCalled
 from events.run import RunStarted
 from events.secret import of_environment
-from events.subjects import LOG
-from runtime.blobs.directory import Blobs
+from events.subjects import BLOBS, LOG
 from runtime.broker.accounts import OPERATOR, status_subject
 from runtime.broker.credentials import Credentials, Login, bundle_login, read_credentials, write_private
 from runtime.log.in_hand import InHand
@@ -29,6 +28,7 @@ from runtime.log.service_log import ServiceLog
 from runtime.log.worker import Wants, append_struck_out, retry_until_available
 from runtime.run.loading import OWN, LoadedRun, load_run
 from runtime.status import StatusReporter, Waits
+from services.host.blobs import service_blobs
 from services.host.node import Node, version
 from services.host.settings import host_patience
 
@@ -50,7 +50,7 @@ class Context:
         self.scanner = connection.scanner
         self.scanner.learn(node.secrets() + of_environment(os.environ))
         self.status = StatusReporter(name, index, version=version(), redact=self.scanner.redact)
-        self.blobs = Blobs(node.blobs)
+        self.blobs = service_blobs(node.blobs, BLOBS, connection.credentials, connection.login)
         self.loop = asyncio.get_running_loop()
         self._loaded: dict[str, LoadedRun] = {}
         self._past: dict[str, tuple[Span, ...]] = {}

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import msgspec
 
-from events.errors import TryAgain
+from events.errors import TryAgain, UsageError
 from events.run import RunFinished
 from replay.optimizer_states import StatesOfRun, states_of_run, unneeded
 from runtime.blobs.directory import Blobs
+from runtime.broker.store import blobs_in
 from runtime.log import lineage
 from runtime.log.lineage import FOREVER, Span, firsts, run_starts
 from runtime.log.port import Log
@@ -56,6 +57,11 @@ def free_states(directory: Path, name: str, *, delete: bool) -> Freeing:
     for: a trainer could be about to name what is freed.
     """
     node = Node(directory)
+    if blobs_in(directory) != "directory":
+        raise UsageError(
+            f"The blobs of {node.directory} stand in an append-only stream, which nothing is taken out of: export the "
+            "runs that matter, and import them into another --dir."
+        )
     if delete and node.alive():
         raise _busy(node)
 

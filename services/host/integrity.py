@@ -21,6 +21,7 @@ from runtime.broker.store import bytes_lost
 from runtime.log import lineage
 from runtime.log.jetstream import Connection
 from runtime.log.port import Log
+from services.host.blobs import blobs_as_kept
 from services.host.context import operator
 from services.host.imports import imported_runs
 from services.host.node import Node
@@ -65,7 +66,7 @@ async def _examine(connection: Connection, node: Node, say: Callable[[str], None
     streams: list[StreamSummary] = []
     digests: list[dict[str, RunDigest]] = []
     blobs = 0
-    for stream, root in ((LOG, node.blobs), (GOLD, node.gold_blobs)):
+    for place, stream in enumerate((LOG, GOLD)):
         log = connection.log(stream)
         examination = Examination(
             stream, forks_among((await lineage.run_starts(log)).values()) if stream == LOG else {}
@@ -84,17 +85,8 @@ async def _examine(connection: Connection, node: Node, say: Callable[[str], None
         damage = examination.end(
             state.last_seq, state.messages, await asyncio.to_thread(archive_cursor, node, stream), lost.get(stream, 0)
         )
-        for number, reference in enumerate(examination.blobs.values(), 1):
-            say(f"{stream}: {number:,} of {len(examination.blobs):,} blobs read")
-            if why := await asyncio.to_thread(find_damage, Blobs(root), reference):
-                damage.append(
-                    LogFault(
-                        stream,
-                        reference.sequence,
-                        reference.sequence,
-                        f"sequence {reference.sequence} ({reference.tag}) names a blob: {why}",
-                    )
-                )
+        with blobs_as_kept(node, connection.login) as kept:
+            damage += await _examine_blobs(kept[place], stream, examination, say)
         if stream == LOG:
             damage += await _decided_otherwise(log, examination, damage, say)
         streams.append(examination.summary())
@@ -104,6 +96,18 @@ async def _examine(connection: Connection, node: Node, say: Callable[[str], None
     of_log, of_gold = digests
     closings = [closing_with(run, digest, of_gold.get(run, RunDigest())) for run, digest in of_log.items() if run]
     return Health(streams, blobs, faults, closings)
+
+
+async def _examine_blobs(
+    blobs: Blobs, stream: str, examination: Examination, say: Callable[[str], None]
+) -> list[LogFault]:
+    damage = []
+    for number, reference in enumerate(examination.blobs.values(), 1):
+        say(f"{stream}: {number:,} of {len(examination.blobs):,} blobs read")
+        if why := await asyncio.to_thread(find_damage, blobs, reference):
+            what = f"sequence {reference.sequence} ({reference.tag}) names a blob: {why}"
+            damage.append(LogFault(stream, reference.sequence, reference.sequence, what))
+    return damage
 
 
 async def _decided_otherwise(

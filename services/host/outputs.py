@@ -17,6 +17,7 @@ from runtime.blobs.directory import Blobs
 from runtime.log.lineage import ancestors
 from runtime.log.lookup import attempts_of_request, events_of_types, failures_of_request
 from runtime.log.port import Log
+from services.host.blobs import operator_blobs
 from services.host.imports import find_export
 from services.host.node import Node
 from services.host.sources import find_run, load_history, open_logs
@@ -111,7 +112,7 @@ async def _with_source(directory: Path, name: str, work: Callable[[_Source], Awa
         return await work(_Source(history.run, history.log, history.blobs))
     async with open_logs(node) as connection:
         log = connection.log(LOG)
-        return await work(_Source(await find_run(log, name), log, Blobs(node.blobs)))
+        return await work(_Source(await find_run(log, name), log, operator_blobs(node, connection.login)))
 
 
 async def _choose(source: _Source, generation: int | None, candidate: str) -> CandidateEvaluated:

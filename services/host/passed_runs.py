@@ -11,17 +11,18 @@ from events.subjects import GOLD, LOG, head
 from replay.audit.audit import PassedRun
 from replay.audit.passing import Passing
 from replay.closing import RunDigest, closing_with, digest_of
-from replay.history import EventProgress, History, gold_messages, read_history, second_events
+from replay.history import EventProgress, History, gold_messages, second_events
 from replay.recorded import SeenIds, StoredEvent
 from replay.replayer import PROGRESS_EVERY, OutOfLine, Redecision
-from runtime.blobs.directory import Blobs
+from runtime.blobs.stream import StreamBlobs
 from runtime.log import lineage
 from runtime.log.jetstream import Connection
 from runtime.log.port import Stored
 from runtime.log.socket import EVERYTHING
+from services.host.blobs import operator_blobs
 from services.host.closings import reading
 from services.host.node import Node
-from services.host.sources import find_run, open_logs
+from services.host.sources import find_run, open_logs, whole_history
 
 
 def load_passed(directory: Path, name: str, progress: EventProgress) -> PassedRun | History:
@@ -42,11 +43,11 @@ async def pass_run(
     `replay.soundness.require_decided` to say what is wrong, if anything is. A fork's past is read as a history too.
     """
     log, gold_log = connection.log(LOG), connection.log(GOLD)
-    blobs = Blobs(node.blobs)
+    blobs = operator_blobs(node, connection.login)
     start, started = await lineage.run_start(log, run)
     end = await log.end()
     with suppress(OutOfLine):
-        if started.parent_run:
+        if started.parent_run or isinstance(blobs, StreamBlobs):  # the audit reads them when the broker may be gone
             raise OutOfLine
         heads = [stored for stored in await log.read(1, EVERYTHING, head(run)) if stored.sequence <= end]
         gold = await gold_messages(gold_log, run)
@@ -58,7 +59,7 @@ async def pass_run(
         passing, digest = await asyncio.to_thread(on_log)
         closing = closing_with(run, digest, digest_of(gold))
         return PassedRun(started, passing, gold, blobs.get, closing, second_events(gold))
-    return await read_history(log, gold_log, run, blobs, Blobs(node.gold_blobs))
+    return await whole_history(connection, node, run)
 
 
 def _pass(

@@ -12,8 +12,8 @@ import msgspec
 
 from events.errors import NotFound, UsageError, UserError
 from replay.archive.query import JSON_ENCODER, QueryResult, first_rows, text_literal
-from runtime.blobs.directory import Blobs
 from runtime.policies.interface import SampleRequest
+from services.host.blobs import reading_blobs
 from services.host.node import Node
 from services.host.visible import visible
 
@@ -203,7 +203,8 @@ class RunReader(NamedTuple):
 
     def _request(self, body: str, index: int) -> SampleRequest | None:
         try:
-            requests = msgspec.json.decode(Blobs(self.node.blobs).get(body), type=list[SampleRequest])
+            with reading_blobs(self.node) as blobs:
+                requests = msgspec.json.decode(blobs.get(body), type=list[SampleRequest])
         except (UserError, msgspec.DecodeError, UnicodeDecodeError, OSError):
             return None
         return requests[index] if 0 <= index < len(requests) else None
@@ -220,7 +221,8 @@ class RunReader(NamedTuple):
         raise NotFound(f"Generation {generation} has no scaffold in this run; show_run lists the generations.")
 
     def _tree(self, digest: str) -> dict[str, bytes]:
-        return Blobs(self.node.blobs).get_tree(digest)
+        with reading_blobs(self.node) as blobs:
+            return blobs.get_tree(digest)
 
     def _rows(self, sql: str) -> list[dict[str, Any]]:
         return _objects(first_rows(self.node.directory, sql, MOST_ROWS)[0])

@@ -3,15 +3,26 @@
 import tempfile
 from pathlib import Path
 
-from runtime.policies.client import PolicyClient
+from runtime.log.questions import Asking
+from runtime.policies.questions import AskedPolicy
 from runtime.rollouts.runner import RolloutRunner
 from services.host.context import Context
 from services.host.settings import scaffold_limits
 
 
+def open_asking(context: Context) -> Asking:
+    """A connection by which this service asks others. For one thread."""
+    return Asking(context.connection.credentials, context.connection.login)
+
+
+def open_policy(context: Context, asking: Asking) -> AskedPolicy:
+    """The policy, asked over the broker; that it is away is said in the status. For one thread."""
+    return AskedPolicy(asking, context.blobs, waits=context.status.waits())
+
+
 def open_runner(context: Context) -> RolloutRunner:
-    """A runner with a client of the policy and a folder of its own, whose name says nothing; for one thread."""
+    """A runner that asks the policy over the broker; its folder has a name that says nothing. For one thread."""
     folder = Path(tempfile.mkdtemp(dir=context.work))
     folder.chmod(0o755)  # what lies in it is for sandboxes of another user too
-    policy = PolicyClient(context.node.policy_url(), context.policy_token(), waits=context.status.waits())
+    policy = open_policy(context, open_asking(context))
     return RolloutRunner(context.blobs, folder, policy, context.scanner, scaffold_limits())

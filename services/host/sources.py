@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,6 +27,7 @@ from replay.history import History, read_history
 from replay.report import Report, Reporter, follow_both
 from replay.run_state import AuditWord, RunWord, audit_word, run_word
 from runtime.blobs.directory import Blobs
+from runtime.blobs.stream import StreamBlobs
 from runtime.broker.accounts import BOOTSTRAP
 from runtime.broker.server import EmbeddedServer, end_left_over
 from runtime.broker.store import FREE_AT_START, ended_well, require_room
@@ -35,6 +36,7 @@ from runtime.log.jetstream import Connection
 from runtime.log.lineage import firsts, run_starts
 from runtime.log.port import Log, Stored, readable
 from services.host.best_answers import add_best_answers
+from services.host.blobs import operator_blobs, operator_gold_blobs
 from services.host.closings import kept_closing
 from services.host.context import operator
 from services.host.imports import find_export, imported_runs, matching_runs
@@ -168,10 +170,30 @@ def load_history(directory: Path, name: str) -> History:
     if (export := find_export(node, name)) is not None:
         return folder.read(export)
 
-    async def work(log: Log, gold: Log) -> History:
-        return await read_history(log, gold, await find_run(log, name), Blobs(node.blobs), Blobs(node.gold_blobs))
+    async def read() -> History:
+        async with open_logs(node) as connection:
+            return await whole_history(connection, node, await find_run(connection.log(LOG), name))
 
-    return with_logs(directory, work)
+    return asyncio.run(read())
+
+
+async def whole_history(connection: Connection, node: Node, run: str) -> History:
+    """A run of the log, with the blobs that it names at hand, whether or not the broker stays."""
+    blobs, gold_blobs = operator_blobs(node, connection.login), operator_gold_blobs(node, connection.login)
+    history = await read_history(connection.log(LOG), connection.log(GOLD), run, blobs, gold_blobs)
+    await asyncio.to_thread(_have_named, blobs, history.everything)
+    await asyncio.to_thread(_have_named, gold_blobs, history.gold)
+    return history
+
+
+def _have_named(blobs: Blobs, messages: Iterable[Stored]) -> None:
+    # of a stream: those that messages name, and the files of those that are folders
+    if isinstance(blobs, StreamBlobs):
+        for digest in folder.digests_in(messages):
+            with contextlib.suppress(UserError):  # it is missing or no folder, which whoever needs it finds
+                if blobs.fetch(digest) and blobs.get(digest).startswith(folder.TREE):
+                    for member in blobs.members(digest).values():
+                        blobs.fetch(member)
 
 
 def load_report(directory: Path, name: str) -> Report:

@@ -28,6 +28,7 @@ from runtime.broker.credentials import read_bundle
 from runtime.broker.server import EmbeddedServer
 from runtime.policies.client import engine_url
 from runtime.sandbox.choose import UNSANDBOXED
+from services.host.blobs import cache_limit, choose_back_end, move_into_streams
 from services.host.main import READY_FD
 from services.host.node import Node, Running, owner_alone, version
 from services.host.settings import (
@@ -113,6 +114,7 @@ async def supervise(
     listen: str | None = None,
     only: Sequence[str] = (),
     bundle: Path | None = None,
+    blobs: str | None = None,
     on_event: Announce = to_stderr,
     module: str = "services.host.main",
 ) -> None:
@@ -120,8 +122,9 @@ async def supervise(
 
     The embedded server listens for other hosts at `listen`, HOST:PORT. Without `embedded`, the server at `nats_url` is
     used, and the credentials files of its accounts must be in the directory. With a `bundle`, the broker is another
-    host's, and `only` is by default all that the bundle has keys for. Each service runs as `python -m MODULE NAME --dir
-    DIRECTORY --index I`. `on_event` hears a sentence for everything that happens.
+    host's, and `only` is by default all that the bundle has keys for. `blobs` is `directory` or `stream`; None leaves
+    them where they are. Each service runs as `python -m MODULE NAME --dir DIRECTORY --index I`. `on_event` hears a
+    sentence for everything that happens.
 
     Raises `TryAgain` if another supervisor holds the directory, or the disk is, or becomes, nearly full; `Unavailable`
     without a server; `Misconfigured` for a setting of a service that cannot be used; `CheckFailed` for a log that has
@@ -137,6 +140,7 @@ async def supervise(
     host_patience()
     scoring_limit()
     start_attempts()
+    cache_limit()
     names = only or (tuple(read_bundle(bundle).accounts) if bundle else SERVICES)
     with node.hold(), children.reserve_port() as reserved:
         node.node_json.unlink(missing_ok=True)
@@ -147,12 +151,15 @@ async def supervise(
             loop.add_signal_handler(number, stop.set)
         broker = EmbeddedServer(node.directory, listen=listen) if embedded and bundle is None else None
         try:
+            choose_back_end(node, blobs)
             if broker is not None:
                 _require_undamaged(node)
                 await _copy_store(node, on_event)
             url = await (_require_let_in(bundle, names) if bundle else _prepare(node, broker, nats_url))
             if broker is not None:
                 _require_same_length(node)
+            if bundle is None:
+                await asyncio.to_thread(move_into_streams, node, on_event)
             if bundle is None and (node.archive.exists() or node.gold_archive.exists()):
                 from services.host.integrity import require_end  # with duckdb
 
@@ -251,7 +258,8 @@ async def _prepare(node: Node, broker: EmbeddedServer | None, nats_url: str | No
         )
     credentials.require_encrypted(nats_url)
     for user in accounts.USERS:
-        login = msgspec.structs.replace(credentials.read_credentials(node.credentials(user)), url=nats_url)
+        login = credentials.read_credentials(node.credentials(user))
+        login = msgspec.structs.replace(login, url=nats_url, blobs=store.back_end(node.directory))
         credentials.write_private(node.credentials(user), msgspec.json.encode(login).decode())
     await streams.bootstrap(credentials.read_credentials(node.credentials(accounts.BOOTSTRAP)))
     return nats_url

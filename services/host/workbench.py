@@ -21,7 +21,7 @@ from runtime.agents.trials import Answers, TrialResult, Workbench
 from runtime.effects.choose import AttemptReader
 from runtime.effects.score import score
 from runtime.effects.scoring import ScoringProcess
-from runtime.policies.client import PolicyClient, model_name
+from runtime.policies.client import model_name
 from runtime.policies.interface import SampleRequest
 from runtime.rollouts.attempt import RecordedAttempt
 from runtime.rollouts.calls import CallLog
@@ -30,7 +30,7 @@ from runtime.rollouts.shard import AttemptResult, RolloutShard
 from runtime.run.loading import LoadedRun
 from services.host.capabilities import missing_capabilities
 from services.host.context import Context
-from services.host.runner import open_runner
+from services.host.runner import open_asking, open_policy, open_runner
 from services.host.settings import scoring_limit
 
 
@@ -72,9 +72,9 @@ class _Trials:
     def ask(self, request: SampleRequest) -> Answers:
         """The policy's answers to one question."""
         began = time.monotonic()
-        client = PolicyClient(self._context.node.policy_url(), self._context.policy_token())
         try:
-            (sampled,) = client.sample(self._model, [request])
+            with contextlib.closing(open_asking(self._context)) as asking:
+                (sampled,) = open_policy(self._context, asking).sample(self._model, [request])
         except UserError as wrong:
             raise_if_hosts(wrong)
             raise UnfitRequest(f"The policy refuses that: {wrong}") from wrong

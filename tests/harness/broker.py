@@ -1,9 +1,13 @@
 """A real nats-server for one test, on a free port, with all accounts and streams."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+from events.subjects import BLOBS
+from runtime.blobs.stream import ChunkSocket
 from runtime.broker import issuing
 from runtime.broker.accounts import BOOTSTRAP, OPERATOR
 from runtime.broker.children import free_port
@@ -53,3 +57,38 @@ async def account(server: EmbeddedServer, user: str) -> AsyncIterator[Connection
         yield connection
     finally:
         await connection.close()
+
+
+@contextlib.contextmanager
+def broker_beside(directory: Path) -> Iterator[EmbeddedServer]:
+    """The same, for code that has no event loop: the server is looked after in a thread."""
+    loop, ready, stop = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
+    servers: list[EmbeddedServer] = []
+
+    async def keep() -> None:
+        async with broker(directory) as server:
+            servers.append(server)
+            ready.set()
+            await stop.wait()
+
+    def run() -> None:
+        try:
+            loop.run_until_complete(keep())
+        finally:
+            ready.set()
+            loop.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    ready.wait()
+    try:
+        yield servers[0]
+    finally:
+        with contextlib.suppress(RuntimeError):  # it has ended already
+            loop.call_soon_threadsafe(stop.set)
+        thread.join()
+
+
+def chunk_socket(server: EmbeddedServer, user: str, stream: str = BLOBS) -> ChunkSocket:
+    """A connection to a stream of blobs as one of the accounts."""
+    return ChunkSocket(read_credentials(credentials_file(server.directory, user)), stream)

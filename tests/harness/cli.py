@@ -61,7 +61,7 @@ class CliHarness:
         inherited = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("EVOLOG_", "XDG_")) and name != "FORCE_COLOR"
+            if not name.startswith(("EVOLOG_", "XDG_")) and name not in ("FORCE_COLOR", "COLUMNS")
         }
         home = {"XDG_CACHE_HOME": str(folder / "cache"), "XDG_CONFIG_HOME": str(folder / "config")}
         few = {"EVOLOG_START_ATTEMPTS": "2"}  # 16, the default, take longer than the small runs of tests themselves

@@ -154,7 +154,8 @@ class Table:
         self.blobs = Blobs(folder / "blobs")
         self.policy = FirstChoicePolicy()
         self.gold = MemoryLog(MemoryStream(GOLD))
-        monkeypatch.setattr(runners, "PolicyClient", lambda url, token, waits: self.policy)
+        monkeypatch.setattr(runners, "open_asking", lambda context: None)
+        monkeypatch.setattr(runners, "open_policy", lambda context, asking: self.policy)
 
     def context(self, folder: Path) -> Any:
         """What a service is given that works in a folder."""
@@ -168,8 +169,6 @@ class Table:
             blobs=self.blobs,
             scanner=Scanner([]),
             status=StatusReporter("tested"),
-            node=SimpleNamespace(policy_url=lambda: ""),
-            policy_token=lambda: "",
             record=record,
             wait_for=lambda work: asyncio.run_coroutine_threadsafe(work, loop).result(),
         )

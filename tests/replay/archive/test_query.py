@@ -17,7 +17,16 @@ from events import codec
 from events.errors import NotFound, TryAgain, UsageError, UserError
 from events.run import RunPaused
 from replay.archive.projection import Archive
-from replay.archive.query import ARCHIVE, SOCKET, QueryResult, connect_path, listen_path, query, stop_listening
+from replay.archive.query import (
+    ARCHIVE,
+    SOCKET,
+    QueryResult,
+    connect_path,
+    listen_path,
+    query,
+    query_over,
+    stop_listening,
+)
 from replay.archive.query_process import QueryLimits
 from runtime.log.port import Stored
 from services.archivist import CONCURRENT, QueryServer
@@ -197,6 +206,23 @@ def test_values_are_those_of_json(busy: tuple[Path, Archive]) -> None:
 
 def test_a_long_answer_comes_whole_and_in_order(busy: tuple[Path, Archive]) -> None:
     assert query(busy[0], "SELECT range FROM range(12345)").rows == [(number,) for number in range(12345)]
+
+
+def test_what_is_asked_over_the_broker_is_answered_as_on_the_socket(archive: Archive, tmp_path: Path) -> None:
+    server = QueryServer(archive, tmp_path / SOCKET)
+
+    def ask(question: bytes) -> bytes:
+        return server.answer(question.decode())
+
+    for sql in ("SELECT range, 'a\u2028b' FROM range(2500)", "SELECT 1 WHERE false", "EXPLAIN SELECT 1"):
+        assert query_over(ask, sql) == query(tmp_path, sql)
+    for sql in ("SELECT nothing", "DROP TABLE events", ""):
+        with pytest.raises(UsageError) as here:
+            query_over(ask, sql)
+        with pytest.raises(UsageError) as there:
+            query(tmp_path, sql)
+        assert str(here.value) == str(there.value)
+    server.close()
 
 
 def test_queries_are_answered_while_the_archive_is_written(archive: Archive, tmp_path: Path) -> None:

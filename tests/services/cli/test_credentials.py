@@ -35,6 +35,8 @@ def test_bundles_are_made_listed_rotated_and_revoked(tmp_path: Path, capsys: pyt
     assert "evolog up --listen 0.0.0.0:4333" in err
     out, err = evolog(capsys, "credentials", "add", "gpu-1", "policy", "trainer")
     assert out == ".evolog/hosts/bundles/gpu-1.json\n" and "holds from the next `evolog up` on" in err
+    out, err = evolog(capsys, "credentials", "add", "gpu-2", "policy", "--dir", str(tmp_path / ".evolog"))
+    assert f"holds from the next `evolog up --dir {tmp_path / '.evolog'}` on" in err
     evolog(capsys, "credentials", "rotate", "gpu-1", "--keep-old")
     evolog(capsys, "credentials", "revoke", "executor")
     out, _ = evolog(capsys, "credentials", "list", "--json")
