@@ -22,6 +22,7 @@ from events.run import Budget, EventSetAside
 from events.secret import MARKER, Scanner, Secret, SecretFound
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed
 from runtime.blobs.directory import Blobs
+from runtime.broker.credentials import Credentials
 from runtime.effects.scoring import in_process
 from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import Message, append_once
@@ -61,6 +62,7 @@ class Desk:
             work=folder,
             status=StatusReporter("tested"),
             node=SimpleNamespace(directory=folder),
+            connection=SimpleNamespace(credentials=Credentials("", "", "", ""), login=None),
             record=lambda events: Context.record(self.context, events),
             wants=Wants,
             wait_for=lambda work: asyncio.run_coroutine_threadsafe(work, self.loop).result(),
