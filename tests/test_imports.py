@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 
 import pytest
 
@@ -245,9 +246,9 @@ def knowing(*libraries: str) -> set[str]:
     }
 
 
-def test_nats_is_known_in_three_modules() -> None:
-    known_in = {"runtime/log/jetstream.py", "runtime/broker/client.py", "runtime/broker/streams.py"}
-    assert knowing("nats") == known_in
+def test_nats_is_known_in_few_modules() -> None:
+    broker = {f"runtime/broker/{name}.py" for name in ("client", "streams", "without_websockets")}
+    assert knowing("nats") == {"runtime/log/jetstream.py", *broker}
 
 
 def test_torch_is_known_where_weights_are() -> None:
@@ -292,8 +293,10 @@ assert back_end_for("native", None, None, ()) == "native"
     assert loaded_by(code, "torch", "peft", "transformers") == ["torch"]
 
 
-def test_no_service_needs_torch_to_start() -> None:
-    assert loaded_by("\n".join(f"import {module}" for module in MODULES.values()), "torch") == []
+def test_no_service_needs_torch_or_what_nats_takes_for_websockets_to_start() -> None:
+    assert loaded_by("\n".join(f"import {module}" for module in MODULES.values()), "torch", "aiohttp") == []
+    if find_spec("aiohttp"):  # who needs it later finds it
+        assert loaded_by("import runtime.log.jetstream, nats\nimport aiohttp", "aiohttp") == ["aiohttp"]
 
 
 def test_no_test_imports_another() -> None:

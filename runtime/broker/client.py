@@ -5,6 +5,9 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
+import runtime.broker.without_websockets  # noqa: F401
+
+# isort: split
 import nats.errors
 from nats.aio.client import Client
 

@@ -5,6 +5,9 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
+import runtime.broker.without_websockets  # noqa: F401
+
+# isort: split
 import msgspec
 import nats.errors
 from nats.aio.client import Client

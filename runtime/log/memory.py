@@ -107,7 +107,8 @@ class MemoryLog:
         deliveries = self._take(limit)
         if not deliveries and wait > 0:
             try:
-                await asyncio.wait_for(self.memory.grown.wait(), wait)
+                async with asyncio.timeout(wait):
+                    await self.memory.grown.wait()
             except TimeoutError:
                 return []
             deliveries = self._take(limit)

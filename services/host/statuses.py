@@ -71,17 +71,18 @@ class StatusBoard:
     async def __aexit__(
         self, kind: type[BaseException] | None, wrong: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._asking is not None:
-            self._asking.cancel()
+        asking, self._asking = self._asking, None
+        if asking is not None:
+            asking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._asking
+                await asking
 
     def statuses(self) -> list[Status]:
         """The processes that have answered lately."""
         return latest(self._seen, time.monotonic())
 
     async def _ask(self) -> None:
-        while True:
+        while self._asking is not None:  # nats-py swallows a cancellation that comes together with an answer
             with contextlib.suppress(UserError):
                 for status in await ask_statuses(self._connection):
                     self._seen[f"{status.host} {status.process}"] = time.monotonic(), status

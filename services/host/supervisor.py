@@ -348,7 +348,8 @@ async def _keep_all(
         full: TryAgain | None = None
         while full is None and not stop.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), 1)
+                async with asyncio.timeout(1):
+                    await stop.wait()
             try:
                 store.require_room(node.directory, store.FREE_TO_GO_ON)
             except TryAgain as wrong:
@@ -446,7 +447,8 @@ async def _wait_ready(pipe: IO[bytes]) -> None:
     loop.add_reader(pipe, ready.set)
     try:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(ready.wait(), READY_LIMIT)
+            async with asyncio.timeout(READY_LIMIT):  # not `wait_for`, which may swallow a cancellation (Python 3.11)
+                await ready.wait()
     finally:
         loop.remove_reader(pipe)
 

@@ -1,6 +1,7 @@
 """Which module of the repository imports which, from their source: at import time, or also later."""
 
 import ast
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -23,7 +24,8 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def names_imported(source: str, module: str, is_package: bool = False, *, lazy: bool = True) -> set[str]:
+@functools.cache
+def names_imported(source: str, module: str, is_package: bool = False, *, lazy: bool = True) -> frozenset[str]:
     """Every dotted name that a module imports; of `from a import b` both `a` and `a.b`.
 
     Without `lazy` those of import time only.
@@ -36,7 +38,7 @@ def names_imported(source: str, module: str, is_package: bool = False, *, lazy: 
             base = module.split(".")[: len(module.split(".")) - node.level + is_package] if node.level else []
             name = ".".join([*base, *([node.module] if node.module else [])])
             found |= {name, *(f"{name}.{alias.name}" for alias in node.names)}
-    return found
+    return frozenset(found)
 
 
 def _nodes(tree: ast.AST, lazy: bool) -> Iterator[ast.AST]:
