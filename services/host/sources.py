@@ -224,11 +224,12 @@ def list_runs(directory: Path) -> list[ListedRun]:
     """The runs of a directory, the oldest first, and then those that were imported."""
     node = Node(directory)
     names = imported_runs(node)
-    listed = with_logs(directory, _list_log) if node.nats_dir.is_dir() or not names else []
+    listed = with_logs(directory, list_log) if node.nats_dir.is_dir() or not names else []
     return listed + [_listed_export(name, folder.read_manifest(node.imports / name)) for name in names]
 
 
-async def _list_log(log: Log, gold: Log) -> list[ListedRun]:
+async def list_log(log: Log, gold: Log) -> list[ListedRun]:
+    """The runs on a directory's logs, the oldest first."""
     ends, heads = await firsts(log, RunFinished), await log.last([subjects.head("*")])
     audits = await gold.last([subjects.subject(gold.stream, "*", "*", AuditFinished.tag())])
     audited = {subjects.run_of(place) for place in audits}

@@ -11,9 +11,9 @@ WIDTH = 160
 """Characters of an event that are shown; --json has all of it."""
 
 
-def message_line(stored: Stored) -> str:
+def message_line(stored: Stored, count: int = 0) -> str:
     """One message: its sequence, the time of day when it was stored, its run and tag, and the beginning of
-    its event.
+    its event; with a count, how many of its kind it is the last of.
     """
     try:
         event = codec.decode_at(stored.subject, stored.data)
@@ -21,9 +21,8 @@ def message_line(stored: Stored) -> str:
         reason = one_line(str(wrong))
         return f"{stored.sequence:>8}  {rfc3339(stored.time)[11:23]}  {stored.subject}  UNREADABLE: {reason}"
     text = msgspec.json.encode(event.data).decode()
-    return (
-        f"{stored.sequence:>8}  {rfc3339(stored.time)[11:23]}  {event.run}  {event.tag:<22}  {shortened(text, WIDTH)}"
-    )
+    kind = f"{event.tag:<22}" + (f"  {f'x{count:,}' if count > 1 else '':<6}" if count else "")
+    return f"{stored.sequence:>8}  {rfc3339(stored.time)[11:23]}  {event.run}  {kind}  {shortened(text, WIDTH)}"
 
 
 def message_json(stored: Stored) -> str:

@@ -261,13 +261,23 @@ RUNS = (
 """The columns of the list of runs."""
 
 
+def short_task(task: str) -> str:
+    """A task's name: of a path the last part."""
+    return task.rstrip("/").rpartition("/")[2]
+
+
 def runs_table(console: Console, runs: "Sequence[ListedRun]") -> None:
     """Print a row for each run of a directory."""
-    rows = [
+    print_table(console, RUNS, run_rows(runs))
+
+
+def run_rows(runs: "Sequence[ListedRun]") -> list[tuple[str, ...]]:
+    """A row of `RUNS` for each run."""
+    return [
         (
             row.run,
             row.owner,
-            row.task.rstrip("/").rpartition("/")[2],
+            short_task(row.task),
             f"{row.state} (imported)" if row.imported else row.state,
             row.audit,
             "" if row.score is None else f"{row.score:.4f}",
@@ -280,7 +290,6 @@ def runs_table(console: Console, runs: "Sequence[ListedRun]") -> None:
         )
         for row in runs
     ]
-    print_table(console, RUNS, rows)
 
 
 FINAL = (
@@ -458,9 +467,14 @@ GENERATIONS = (
 
 def generations_table(console: Console, report: Report) -> None:
     """One row a generation, as `evolog show` prints it."""
-    rows = []
-    paid = any(row.micro_usd or row.unpriced for row in report.generations)
-    for row in report.generations:
+    print_table(console, GENERATIONS, generation_rows(report.generations))
+
+
+def generation_rows(generations: Sequence[Generation]) -> list[tuple[str, ...]]:
+    """A row of `GENERATIONS` for each generation."""
+    rows: list[tuple[str, ...]] = []
+    paid = any(row.micro_usd or row.unpriced for row in generations)
+    for row in generations:
         score = ("", "") if row.score is None else (f"{row.score:.4f}", bounds(row.low, row.high))
         told = "not reported" if row.unreported and not row.tokens else f"{row.tokens:,}"
         rows.append(
@@ -477,7 +491,7 @@ def generations_table(console: Console, report: Report) -> None:
                 f"{row.seconds:.1f}",
             )
         )
-    print_table(console, GENERATIONS, rows)
+    return rows
 
 
 def lineage_tree(report: Report) -> Tree:

@@ -39,13 +39,21 @@ def print_table(console: Console, columns: Sequence[Column], rows: Sequence[Sequ
 
     A column that is empty in every row is left out without a word.
     """
+    table, left_out = fitted_table(columns, rows, console.width)
+    console.print(table, crop=False, no_wrap=True, overflow="ignore")
+    if left_out:
+        console.print(left_out, soft_wrap=True, highlight=False)
+
+
+def fitted_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int) -> tuple[Table, str]:
+    """The table that has room in so many characters a line, and what was left out of it, in words."""
     cells = [[visible(cell).replace("\n", " ") for cell in row] for row in rows]
     there = [at for at, column in enumerate(columns) if not column.drop or any(row[at] for row in cells)]
     widths = {
         at: max((cell_len(text) for text in (columns[at].name, *(row[at] for row in cells))), default=0) for at in there
     }
     needs = {at: min(widths[at], columns[at].least) if columns[at].sentence else widths[at] for at in there}
-    shown = _fitting(columns, needs, console.width)
+    shown = _fitting(columns, needs, room)
     table = Table()
     for at in shown:
         column = columns[at]
@@ -58,16 +66,12 @@ def print_table(console: Console, columns: Sequence[Column], rows: Sequence[Sequ
         )
     for row in cells:
         table.add_row(*(Text(row[at]) for at in shown))
-    if (least := _width([needs[at] for at in shown])) > console.width:
+    if (least := _width([needs[at] for at in shown])) > room:
         table.width = least  # a name that is too long is printed whole
-    console.print(table, crop=False, no_wrap=True, overflow="ignore")
-    if left_out := [columns[at].name for at in there if at not in shown]:
-        full = _width([widths[at] for at in there])
-        console.print(
-            f"left out for want of room: {', '.join(left_out)}; --json has all, and so has a width of {full}",
-            soft_wrap=True,
-            highlight=False,
-        )
+    left_out = [columns[at].name for at in there if at not in shown]
+    full = _width([widths[at] for at in there])
+    words = f"left out for want of room: {', '.join(left_out)}; --json has all, and so has a width of {full}"
+    return table, words if left_out else ""
 
 
 def _fitting(columns: Sequence[Column], needs: dict[int, int], room: int) -> list[int]:

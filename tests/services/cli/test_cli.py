@@ -421,6 +421,15 @@ def test_a_wrong_setting_is_named_with_its_file(empty: CliHarness, text: str, ke
     one_sentence(empty.evolog("ls", code=2), str(empty.folder / "evolog.toml"), key)
 
 
+def test_watch_on_a_terminal_draws_what_it_is_told_in_lines_elsewhere(place: CliHarness) -> None:
+    drawn = on_terminal(place, "watch", "toy-a")
+    assert "\x1b" in drawn and "toy-a: task toy: finished, audited: all 2 generations are done, best dev 0.7" in drawn
+    assert "│ weights" in drawn and "work: " in drawn and "cost: " in drawn and "run_finished" in drawn
+    lines = on_terminal(place, "watch", "toy-a", "--lines")
+    assert "run_started" in lines and "work: " not in lines
+    assert "run_started" in on_terminal(place, "watch", "toy-a", TERM="dumb")
+
+
 def test_no_escape_codes_but_on_a_terminal_that_wants_them(
     place: CliHarness, ran: tuple[CliHarness, CommandResult], other: CommandResult
 ) -> None:
