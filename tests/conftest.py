@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from services.host.hints import remember_directory
+
 LONGEST = ("system/test_page_one.py", "system/test_pages.py")
 
 
@@ -17,6 +19,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def no_width(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inspect's package sets COLUMNS where it is imported, and tables are as wide as that says."""
     monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def no_directory() -> None:
+    """A command that a test calls in this process leaves its --dir to the sentences of the next."""
+    remember_directory(None)
 
 
 @pytest.fixture(scope="session")

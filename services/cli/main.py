@@ -144,7 +144,10 @@ def say_version(context: click.Context, option: click.Parameter, wanted: bool) -
         context.exit()
 
 
-@click.group(cls=Commands, context_settings={"auto_envvar_prefix": "EVOLOG", "help_option_names": ["-h", "--help"]})
+HELP_FLAGS = ["-h", "--help"]
+
+
+@click.group(cls=Commands, context_settings={"auto_envvar_prefix": "EVOLOG", "help_option_names": HELP_FLAGS})
 @click.option(
     "--version",
     is_flag=True,
@@ -166,6 +169,7 @@ def note_directory(context: click.Context, option: click.Parameter, value: Any) 
 
 for verbs in VERBS.values():
     for verb in verbs:
+        verb.context_settings["help_option_names"] = HELP_FLAGS  # click keeps those of the first call, whoever makes it
         main.add_command(verb)
         complete_values(verb)
         within = list(verb.commands.values()) if isinstance(verb, click.Group) else []

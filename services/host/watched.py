@@ -26,7 +26,7 @@ LIST_SECONDS = 2.0
 """Seconds between two lists of all runs."""
 
 
-class Watched(NamedTuple):
+class WatchedMoment(NamedTuple):
     """What there is to show at one moment."""
 
     statuses: Sequence[Status]
@@ -64,7 +64,7 @@ class _Tail:
     """The last messages of a run, or of all."""
 
     def __init__(self, connection: Connection, run: str = "") -> None:
-        self.log, self.gold = connection.log(LOG), connection.log(GOLD)
+        self.log, self.audit_log = connection.log(LOG), connection.log(GOLD)
         self._run, self._position, self._count = run, -1, 0
         self._recent, self._rates = deque[Stored](maxlen=RECENT), Rates()
 
@@ -82,11 +82,11 @@ class _Tail:
         decided = (await self.log.last([head])).get(head)
         return decided.sequence if decided else await self.log.end()
 
-    def present(self, statuses: Sequence[Status]) -> Watched:
+    def present(self, statuses: Sequence[Status]) -> WatchedMoment:
         """What there is to show now, besides the run or the runs."""
         now = time.time()
         quiet = now - self._recent[-1].time / 1e9 if self._recent else 0.0
-        return Watched(statuses, tuple(self._recent), self._rates.per_second(), max(0.0, quiet), now)
+        return WatchedMoment(statuses, tuple(self._recent), self._rates.per_second(), max(0.0, quiet), now)
 
 
 class OneRun(_Tail):
@@ -118,7 +118,7 @@ class OneRun(_Tail):
         """Read what is new."""
         await self._reporter.follow(self.log)
         await self._reporter.count(self.log)
-        self._gold_position = await follow_gold(self.gold, self._reporter, self._gold_position)
+        self._gold_position = await follow_gold(self.audit_log, self._reporter, self._gold_position)
         await self._read(self.done)
 
 
@@ -133,6 +133,6 @@ class AllRuns(_Tail):
     async def follow(self) -> None:
         """Read what is new."""
         if time.monotonic() - self._listed >= LIST_SECONDS:
-            self.runs = await list_log(self.log, self.gold)
+            self.runs = await list_log(self.log, self.audit_log)
             self._listed = time.monotonic()
         await self._read()

@@ -20,7 +20,7 @@ from services.views.waiting import QUIET, present, quiet_line, seconds_in_words
 if TYPE_CHECKING:
     from runtime.log.port import Stored
     from services.host.sources import ListedRun
-    from services.host.watched import Watched
+    from services.host.watched import WatchedMoment
 
 EVENTS = 8
 """Most of the last events that are shown."""
@@ -30,7 +30,7 @@ _TABLE_FRAME = 4
 """Lines of a table besides its rows."""
 
 
-def run_picture(report: Report, done: int, watched: "Watched", width: int, height: int) -> RenderableType:
+def run_picture(report: Report, done: int, watched: "WatchedMoment", width: int, height: int) -> RenderableType:
     """One run in a window of so many characters and lines: its generations, work, rates, cost, what the services do,
     and its last events. `done` of its rollouts are done.
     """
@@ -52,7 +52,7 @@ def run_picture(report: Report, done: int, watched: "Watched", width: int, heigh
     return _picture(head, GENERATIONS, rows, "earlier generations", below, width, height)
 
 
-def runs_picture(runs: "Sequence[ListedRun]", watched: "Watched", width: int, height: int) -> RenderableType:
+def runs_picture(runs: "Sequence[ListedRun]", watched: "WatchedMoment", width: int, height: int) -> RenderableType:
     """All runs of a directory in a window of so many characters and lines, those that go on last."""
     order = sorted(runs, key=_goes_on)
     going = sum(map(_goes_on, runs))
@@ -96,7 +96,7 @@ def _picture(
     return Group(_line(head, width), *([table] if rows else []), *lines)
 
 
-def _services(run: str, watched: "Watched", paused: bool) -> list[str]:
+def _services(run: str, watched: "WatchedMoment", paused: bool) -> list[str]:
     if paused:
         return [quiet_line(run, watched.quiet, watched.statuses, watched.now, paused=True)]
     said = present(run, watched.statuses, watched.now)

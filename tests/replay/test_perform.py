@@ -36,6 +36,8 @@ from runtime.run.loading import OWN
 from services.views.replayed import performed_lines, swap_lines
 from tasks.loading import load
 
+pytestmark = pytest.mark.slow
+
 NUMBERS = TASKS / "numbers"
 RULES = Path(__file__).parents[2] / "algorithms" / "levers" / "rules.py"
 GRADED = """

@@ -194,7 +194,7 @@ def test_the_server_moves_where_its_port_is_taken_while_it_is_away(node: Node) -
         os.kill(running.pid, signal.SIGCONT)
         wait_until(lambda: node.require_up().url != running.url, "the new address is told")
     assert json.loads(node.credentials("trainer").read_text())["url"] == node.require_up().url
-    assert f"the log is at {node.require_up().url} now" in said(node)
+    wait_until(lambda: f"the log is at {node.require_up().url} now" in said(node), "that is said")
     assert processes(node) == services
 
 

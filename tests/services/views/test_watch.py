@@ -10,7 +10,7 @@ from events.subjects import LOG
 from replay.report import Generation, Report
 from runtime.status import Activity, Status, Waiting
 from services.host.sources import ListedRun
-from services.host.watched import RATE_SECONDS, Rates, Watched
+from services.host.watched import RATE_SECONDS, Rates, WatchedMoment
 from services.views.watch import EVENTS, LINES, run_picture, runs_picture
 from tests.harness.facts import trajectory
 from tests.harness.made_up_runs import stored
@@ -24,11 +24,11 @@ def drawn(picture: RenderableType, width: int) -> list[str]:
     return text.getvalue().splitlines()
 
 
-def watched(**changed: Any) -> Watched:
+def watched(**changed: Any) -> WatchedMoment:
     first = stored("r", LOG, [ScaffoldRequested(generation=0, task="toy")])
     many = stored("r", LOG, [trajectory(attempt).data for attempt in range(130)])
     usual: dict[str, Any] = {"statuses": (), "recent": (*first, *many), "rates": (), "quiet": 0.0, "now": NOW}
-    return Watched(**usual | changed)
+    return WatchedMoment(**usual | changed)
 
 
 def process(index: int, *waiting: Waiting) -> Status:
