@@ -17,8 +17,8 @@ from events.secret import Secret
 
 CONNECT_LIMIT = 5.0
 """Seconds that a server may take to greet and to let an account in."""
-_OTHERS = 0o077
-"""The bits of a file's mode that are its owner's no more."""
+_GROUP_AND_OTHERS, _OTHERS = 0o077, 0o007
+"""The bits of a file's mode that are its owner's no more, and those that are its group's no more either."""
 
 
 class Credentials(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -106,12 +106,13 @@ def read_credentials(path: Path) -> Credentials:
 def read_bundle(path: Path) -> Bundle:
     """What a bundle holds.
 
-    Raises `NotFound` where it is not there, `UserError` with code 77 where others than its owner may read it, and
-    `Misconfigured` for a file that is no bundle, or whose certificate has expired.
+    Raises `NotFound` where it is not there, `UserError` with code 77 where others than its owner may read it, or of
+    another's file others than its group, and `Misconfigured` for a file that is no bundle, or whose certificate has
+    expired.
     """
     try:
         with path.open("rb") as file:
-            mode, text = os.fstat(file.fileno()).st_mode, file.read()
+            status, text = os.fstat(file.fileno()), file.read()
     except FileNotFoundError as wrong:
         raise NotFound(
             f"There is no bundle at {path}: make one with `evolog credentials init` on the broker's host, and copy it."
@@ -120,10 +121,11 @@ def read_bundle(path: Path) -> Bundle:
         raise UserError(f"{path} may not be read by this user: let its owner run this.", code=77) from wrong
     except IsADirectoryError as wrong:
         raise Misconfigured(f"{path} is a folder; expected the file of one bundle.") from wrong
-    if mode & _OTHERS:
+    # what systemd and Kubernetes hand out is root's, and read by way of its group or an access list
+    if status.st_mode & (_GROUP_AND_OTHERS if status.st_uid == os.geteuid() else _OTHERS):
         raise UserError(
-            f"{path} has a key in it and may be read by others than its owner (mode {mode & 0o777:04o}): say `chmod "
-            f"600 {path}`, and `evolog credentials rotate` on the broker's host if others could have read it.",
+            f"{path} has a key in it and may be read by others than its owner (mode {status.st_mode & 0o777:04o}): say "
+            f"`chmod 600 {path}`, and `evolog credentials rotate` on the broker's host if others could have read it.",
             code=77,
         )
     try:

@@ -159,6 +159,17 @@ def test_a_bundle_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> 
     assert raised.value.code == 77
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a file away")
+def test_a_bundle_that_a_platform_hands_out_is_roots_and_read_by_its_group(tmp_path: Path) -> None:
+    path = bundle_file(issue(tmp_path), "executor")
+    os.chown(path, 10_001, -1)
+    path.chmod(0o440)
+    bundle_login(path, "executor")()
+    path.chmod(0o444)
+    with pytest.raises(UserError, match=r"may be read by others .*\(mode 0444\)"):
+        bundle_login(path, "executor")()
+
+
 def test_a_bundle_is_there_whole_valid_and_for_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = bundle_file(issue(tmp_path), "executor")
     with pytest.raises(UsageError, match=r"has no key for auditor: it is for executor"):
