@@ -138,6 +138,8 @@ def rights_of(user: str) -> list[str]:
         ]
     if user in READERS:
         allowed += [f"$JS.API.CONSUMER.MSG.NEXT.{LOG}.{user}", f"$JS.API.CONSUMER.RESET.{LOG}.{user}"]
+    if user == OPERATOR:  # how much work waits; the places of readers say nothing of what they have still to do
+        allowed += [f"$JS.API.CONSUMER.INFO.{LOG}.{durable}" for durable in CONSUMERS]
     for stream in (LOG, GOLD) if user in ("auditor", OPERATOR) else (LOG,):
         allowed += [f"$JS.API.DIRECT.GET.{stream}", f"$JS.API.DIRECT.GET.{stream}.>", f"$JS.API.STREAM.INFO.{stream}"]
     for stream, users in BLOB_USERS.items():

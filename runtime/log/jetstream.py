@@ -52,6 +52,13 @@ class _StreamInfo(msgspec.Struct):
     state: StreamState
 
 
+class Backlog(msgspec.Struct, frozen=True):
+    """How many events a durable consumer has still to hand out, and how many are handed out and not acknowledged."""
+
+    pending: int = msgspec.field(name="num_pending")
+    unacknowledged: int = msgspec.field(name="num_ack_pending")
+
+
 class AskedQuestion:
     """A message on which somebody waits for an answer."""
 
@@ -166,6 +173,19 @@ class Connection:
         finally:
             check.cancel()
             self._requests.discard(response)
+
+    async def backlogs(self, durables: Sequence[str]) -> dict[str, Backlog]:
+        """What each of these consumers of the log has still to do; it is left out where there is none of that name.
+
+        Raises as `request`.
+        """
+        subjects = [f"{API}.CONSUMER.INFO.{LOG}.{durable}" for durable in durables]
+        answers = await asyncio.gather(*(self.request(subject, b"", timeout=STATE_TIMEOUT) for subject in subjects))
+        found: dict[str, Backlog] = {}
+        for durable, answer in zip(durables, answers, strict=True):
+            with contextlib.suppress(msgspec.ValidationError):  # the answer is an error
+                found[durable] = msgspec.json.decode(answer, type=Backlog)
+        return found
 
     async def publish(self, subject: str, payload: bytes) -> None:
         """Send what nobody answers; raises `Unavailable` where the broker is away."""

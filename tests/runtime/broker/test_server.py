@@ -190,6 +190,8 @@ def test_no_account_can_have_the_server_erase_or_write_by_naming_a_reply_subject
                     await client.publish(
                         f"{API}.CONSUMER.MSG.NEXT.{LOG}.{user}", b'{"batch": 3, "no_wait": true}', reply=target
                     )
+                if user == OPERATOR:
+                    await client.publish(f"{API}.CONSUMER.INFO.{LOG}.executor", b"", reply=target)
                 if user == "executor":  # the server answers the first part of a batch with an empty message
                     headers = {"Nats-Batch-Id": target[:64], "Nats-Batch-Sequence": "1"}
                     await client.publish("evolog.r.batch.model_called", b"", reply=target, headers=headers)
@@ -306,6 +308,39 @@ def test_a_service_is_handed_its_own_work_and_nobody_elses(tmp_path: Path, user:
             await wait_for(denied, len(asked))
             if user in CONSUMERS:
                 await client.jetstream(prefix=API).consumer_info(LOG, user)
+
+    asyncio.run(check())
+
+
+@BY
+def test_the_operator_reads_how_much_work_waits_and_takes_none(tmp_path: Path, by_key: bool) -> None:
+    async def check() -> None:
+        async with WAYS[by_key](tmp_path) as server, account(server, "executor") as executor:
+            await executor.log().append([Message(f"evolog.r.e{number}.trajectory_recorded", b"") for number in range(3)])
+            async with account(server, "verifier") as verifier:
+                (delivery,) = await verifier.log().fetch(1, PATIENCE)
+            login = bundled(server, OPERATOR) if by_key else lambda: server.credentials(OPERATOR)
+            operator = await connect(login)
+            backlogs = await operator.backlogs([*CONSUMERS])
+            assert backlogs.keys() == CONSUMERS.keys()
+            assert (backlogs["verifier"].pending, backlogs["verifier"].unacknowledged) == (2, 1)
+            assert {(one.pending, one.unacknowledged) for name, one in backlogs.items() if name != "verifier"} == {
+                (0, 0)
+            }
+            await operator.close()
+            async with plain(server, OPERATOR, by_key=by_key) as (client, denied):
+                asked = [
+                    (f"{API}.CONSUMER.{verb}.{LOG}.{name}", b"")
+                    for verb in ("MSG.NEXT", "RESET", "DELETE", "PAUSE", "CREATE")
+                    for name in CONSUMERS
+                ]
+                asked += [
+                    (f"{API}.CONSUMER.INFO.{GOLD}.verifier", b""),
+                    (delivery.handle, b"+ACK"),
+                    (f"{API}.CONSUMER.LIST.{LOG}", b""),
+                ]
+                assert await answers(client, OPERATOR, asked) == []
+                await wait_for(denied, len(asked))
 
     asyncio.run(check())
 
