@@ -82,6 +82,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     last_error: str = ""
     """What it last waited for with an error, in words."""
     last_error_at: float | None = None
+    position: int | None = None
+    """Of one that reads the whole log: the sequence of the last event that it has read."""
     silent: float = 0.0
     """Of one that is remembered: the seconds for which it has not answered."""
 
@@ -122,6 +124,11 @@ class StatusReporter:
             return msgspec.structs.replace(
                 self._status, activities=tuple(self._activities.values()), waiting=tuple(self._waiting.values())
             )
+
+    def reached(self, position: int) -> None:
+        """Say how far it has read the log; this is not told as a change."""
+        with self._lock:
+            self._status = msgspec.structs.replace(self._status, position=position)
 
     @contextlib.contextmanager
     def doing(self, doing: str, run: str = "") -> Iterator[None]:

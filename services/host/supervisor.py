@@ -178,6 +178,7 @@ async def supervise(
                 policy_url=policy_url,
                 started=started,
                 version=version(),
+                processes=tuple(f"{service.name}-{service.number}" for service in services),
                 unsandboxed=os.environ.get(UNSANDBOXED) == "1",
                 providers=providers_with_key(environment),
             )

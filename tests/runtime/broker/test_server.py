@@ -316,7 +316,9 @@ def test_a_service_is_handed_its_own_work_and_nobody_elses(tmp_path: Path, user:
 def test_the_operator_reads_how_much_work_waits_and_takes_none(tmp_path: Path, by_key: bool) -> None:
     async def check() -> None:
         async with WAYS[by_key](tmp_path) as server, account(server, "executor") as executor:
-            await executor.log().append([Message(f"evolog.r.e{number}.trajectory_recorded", b"") for number in range(3)])
+            await executor.log().append(
+                [Message(f"evolog.r.e{number}.trajectory_recorded", b"") for number in range(3)]
+            )
             async with account(server, "verifier") as verifier:
                 (delivery,) = await verifier.log().fetch(1, PATIENCE)
             login = bundled(server, OPERATOR) if by_key else lambda: server.credentials(OPERATOR)
