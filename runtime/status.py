@@ -65,6 +65,8 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int | None = None
     attempts: int | None = None
     retry_at: float | None = None
+    put_off: int = 0
+    """How many events are not answered for this; they are handed out again, to whoever is there."""
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,9 +178,11 @@ class StatusReporter:
         run: str,
         waiting_for: str,
         error: str | None,
-        attempt: int | None,
-        attempts: int | None,
-        retry_at: float | None,
+        attempt: int | None = None,
+        attempts: int | None = None,
+        retry_at: float | None = None,
+        *,
+        put_off: int = 0,
     ) -> None:
         """Note, under a key, what a piece of work waits for, and log it where it is something new."""
         before, now, waiting_for = self._waiting.get(key), time.time(), self._redact(waiting_for)
@@ -190,6 +194,7 @@ class StatusReporter:
             attempt=attempt,
             attempts=attempts,
             retry_at=retry_at,
+            put_off=put_off,
         )
         with self._changing():
             self._waiting[key] = waiting

@@ -30,6 +30,8 @@ API = "$JS.keeper.API"
 USERS = (*SERVICES, OPERATOR, BOOTSTRAP)
 LONGEST_FETCH = 60.0
 """Seconds that a service may wait in one fetch."""
+VERSION_KEY = "evolog"
+"""The name, in the metadata of each consumer, of the version of evolog whose processes may take its work."""
 READERS = ("archivist", "controller", OPERATOR)
 """Who reads the whole log at once, by a consumer of its name that needs no acknowledgements (`runtime/log/socket.py`,
 `BulkReader`).
@@ -129,10 +131,11 @@ def rights_of(user: str) -> list[str]:
             *(f"$JS.API.CONSUMER.CREATE.{LOG}.{durable}" for durable in (*CONSUMERS, *READERS)),
         ]
     allowed = [f"{PREFIX[stream]}.*.*.{tag}" for stream, tag in published_by(user)]
+    if user in SERVICES:
+        allowed.append(f"$JS.API.CONSUMER.INFO.{LOG}.{user}")
     if user in CONSUMERS:
         allowed += [
             f"$JS.API.CONSUMER.MSG.NEXT.{LOG}.{user}",
-            f"$JS.API.CONSUMER.INFO.{LOG}.{user}",
             f"$JS.ACK.{LOG}.{user}.>",
             f"$JS.ACK.*.*.{LOG}.{user}.>",
         ]

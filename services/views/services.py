@@ -39,7 +39,8 @@ def print_services(console: Console, found: Overview, now: float) -> None:
 
 
 def _row(status: Status, now: float) -> tuple[str, ...]:
-    error = f"{_age(now - (status.last_error_at or now))} ago: {status.last_error}" if status.last_error else ""
+    over = status.last_error not in ("", *(one.error for one in status.waiting))  # else it is said already
+    error = f"{_age(now - (status.last_error_at or now))} ago: {status.last_error}" if over else ""
     return (
         status.process,
         does_now(status, now),

@@ -21,6 +21,8 @@ def waiting_phrase(waiting: Waiting, now: float, *, run: bool = False) -> str:
     if waiting.error:
         sentence += f": {waiting.error.removesuffix('.')}"
     tries = [f"run {waiting.run}"] if run and waiting.run else []
+    if waiting.put_off:
+        tries.append(f"{waiting.put_off:,} event{'' if waiting.put_off == 1 else 's'} put off")
     if waiting.attempt is not None:
         tries.append(f"try {waiting.attempt}{f' of {waiting.attempts}' if waiting.attempts else ''} failed")
     if waiting.retry_at is not None:

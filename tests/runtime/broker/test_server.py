@@ -306,8 +306,23 @@ def test_a_service_is_handed_its_own_work_and_nobody_elses(tmp_path: Path, user:
             ]
             assert await answers(client, user, asked) == []
             await wait_for(denied, len(asked))
-            if user in CONSUMERS:
+            if user in (*CONSUMERS, *READERS):
                 await client.jetstream(prefix=API).consumer_info(LOG, user)
+
+    asyncio.run(check())
+
+
+def test_every_service_reads_which_version_may_take_work_as_the_last_start_has_it(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with broker(tmp_path) as server:
+            async with account(server, "verifier") as verifier:
+                await verifier.log().fetch(1, 0.0)
+                for wanted in ("", "0.1.0", "0.2.0"):
+                    await bootstrap(server.credentials(BOOTSTRAP), wanted)
+                    assert await verifier.wanted_version() == wanted
+            for service in SERVICES:
+                async with account(server, service) as connection:
+                    assert await connection.wanted_version() == "0.2.0"
 
     asyncio.run(check())
 

@@ -2,11 +2,12 @@
 
 from io import StringIO
 
+import msgspec
 from rich.console import Console
 
 from runtime.status import Activity, Status, Waiting
 from services.host.overview import Overview, ServiceLoad
-from services.views.services import does_now, print_services
+from services.views.services import _row, does_now, print_services
 
 NOW = 1_000_000.0
 BUSY = Status(
@@ -19,11 +20,12 @@ BUSY = Status(
     activities=(Activity(doing="runs 40 rollouts", run="r", since=NOW - 5),),
     waiting=(
         Waiting(waiting_for="an answer", run="s", since=NOW - 3),
-        Waiting(waiting_for="what its host lacks", run="t", since=NOW - 9, error="No data."),
+        Waiting(waiting_for="what it lacks", run="t", since=NOW - 9, error="No data.", put_off=2),
     ),
-    last_error="No data.",
+    last_error="No room.",
     last_error_at=NOW - 61,
 )
+STUCK = msgspec.structs.replace(BUSY, last_error="No data.")
 IDLE = Status(service="executor", index=1, host="gpu-1", pid=4712, since=NOW)
 
 
@@ -49,7 +51,7 @@ def cells(line: str) -> list[str]:
 
 def test_what_goes_wrong_is_said_first_and_each_with_its_run() -> None:
     assert does_now(BUSY, NOW) == (
-        "waits for what its host lacks: No data (run t, for 9 s); waits for an answer (run s, for 3 s); "
+        "waits for what it lacks: No data (run t, 2 events put off, for 9 s); waits for an answer (run s, for 3 s); "
         "runs 40 rollouts (run r, for 5 s)"
     )
     assert does_now(IDLE, NOW) == "idle"
@@ -65,7 +67,7 @@ def test_a_row_is_a_process_and_a_service_without_any_has_one_too() -> None:
         does_now(BUSY, NOW),
         "1,234",
         "5",
-        "1 min ago: No data.",
+        "1 min ago: No room.",
         "gpu-1",
         "1.2.3",
         "2 h",
@@ -76,6 +78,10 @@ def test_a_row_is_a_process_and_a_service_without_any_has_one_too() -> None:
     assert rows[3] == ["verifier", "no process answers", "7", "0", *[""] * 5]
     assert rows[4] == ["archivist", "no process answers", "", "0", *[""] * 5]
     assert lines[-1] == "policy 0 ended."
+
+
+def test_an_error_that_is_waited_for_is_not_said_twice() -> None:
+    assert "No data" in does_now(STUCK, NOW) and _row(STUCK, NOW)[2] == ""
 
 
 def test_a_narrow_terminal_leaves_out_what_matters_least() -> None:
