@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from events.catalogue import SERVICES
-from events.errors import Misconfigured, TryAgain, UserError, no_room, says_disk_is_full
+from events.errors import HostUnfit, Misconfigured, TryAgain, UserError, no_room, says_disk_is_full
 from events.secret import Scanner, of_environment
 from runtime.status import log_line
 from services.host.log_lines import LEVEL_VARIABLE, Formatter, begin_logging, level_of
@@ -71,10 +71,9 @@ async def _work(context: "Context", serve: Callable[["Context"], Coroutine[Any, 
         if not watching.done():
             raise
         raise Misconfigured(watching.result()) from None
-    except UserError as wrong:
-        if wrong.code == Misconfigured.code:
-            context.status.report(LACKING, str(wrong))
-            await asyncio.sleep(said_for)
+    except HostUnfit as unfit:
+        context.status.report(LACKING, str(unfit))
+        await asyncio.sleep(said_for)
         raise
     finally:
         watching.cancel()

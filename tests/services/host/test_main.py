@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from events.errors import Misconfigured, NotHere, Unavailable, UserError
+from events.errors import HostUnfit, Misconfigured, NotHere, Unavailable, UserError
 from runtime.status import StatusReporter, Waiting
 from services.host import context as host_context
 from services.host.context import Context
@@ -112,7 +112,7 @@ def test_work_ends_in_good_order_once_the_version_is_another() -> None:
     assert (str(error), error.code, ended) == ("of another version", Misconfigured.code, ["closed"])
 
 
-@pytest.mark.parametrize(("error", "said"), [(Misconfigured("No sandbox."), "No sandbox."), (Unavailable("Gone."), "")])
+@pytest.mark.parametrize(("error", "said"), [(HostUnfit("No sandbox."), "No sandbox."), (Misconfigured("Gone."), "")])
 def test_what_a_host_lacks_is_said_before_the_process_ends(error: UserError, said: str) -> None:
     async def serve(_: object) -> None:
         raise error
