@@ -79,6 +79,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     since: float
     """When the process began."""
     version: str = ""
+    capabilities: tuple[str, ...] = ()
+    """What its host can do that not every host can, where it takes work for that."""
     activities: tuple[Activity, ...] = ()
     waiting: tuple[Waiting, ...] = ()
     last_error: str = ""
@@ -126,6 +128,12 @@ class StatusReporter:
             return msgspec.structs.replace(
                 self._status, activities=tuple(self._activities.values()), waiting=tuple(self._waiting.values())
             )
+
+    def capable(self, capability: str) -> None:
+        """Say that it takes work for hosts that have this."""
+        with self._lock:
+            capabilities = (*self._status.capabilities, capability)
+            self._status = msgspec.structs.replace(self._status, capabilities=capabilities)
 
     def reached(self, position: int) -> None:
         """Say how far it has read the log; this is not told as a change."""

@@ -3,7 +3,7 @@
 import asyncio
 from typing import TYPE_CHECKING
 
-from events.catalogue import CONSUMERS
+from events.catalogue import DURABLES
 from events.errors import CheckFailed, Misconfigured, TryAgain, Unavailable
 from events.subjects import BLOB_PREFIX, BLOBS, GOLD, GOLD_BLOBS, LOG, PREFIX
 from runtime.broker.accounts import API, READERS, VERSION_KEY
@@ -20,7 +20,7 @@ MAX_MESSAGE = EVENT_LIMIT + 16 * 1024
 DUPLICATE_WINDOW = 120.0
 ACK_WAIT = 5.0
 """Seconds after which work that was not acknowledged is handed out again."""
-IN_HAND = {durable: 1 if durable == "auditor" else 5000 for durable in CONSUMERS}
+IN_HAND = {durable: 1 if durable == "auditor" else 5000 for durable in DURABLES}
 """Most messages of a consumer that are handed out and not acknowledged.
 
 One that is put off for a while, as its host lacks something, must not hold up the others; but what the auditor says of
@@ -84,7 +84,7 @@ async def _make(context: "JetStreamContext", version: str, evolog: str) -> None:
 
     for stream in (LOG, GOLD, BLOBS, GOLD_BLOBS):
         await _make_stream(context, stream, version)
-    for durable, tags in CONSUMERS.items():
+    for durable, tags in DURABLES.items():
         await context.add_consumer(
             LOG,
             ConsumerConfig(

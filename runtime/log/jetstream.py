@@ -257,9 +257,9 @@ class Connection:
         elif not response.done():
             asyncio.get_running_loop().call_later(POLL_SECONDS, self._give_up_if_denied, response, denied)
 
-    def log(self, stream: str = LOG) -> "JetStreamLog":
-        """The log of that name; work is handed out by the durable consumer that bears the account's name."""
-        return JetStreamLog(self, stream)
+    def log(self, stream: str = LOG, consumer: str = "") -> "JetStreamLog":
+        """The log of that name; work is handed out by this durable consumer, or that which bears the account's name."""
+        return JetStreamLog(self, stream, consumer)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -296,14 +296,14 @@ class JetStreamDelivery:
 class JetStreamLog:
     """One stream through one account's connection."""
 
-    def __init__(self, connection: Connection, stream: str) -> None:
+    def __init__(self, connection: Connection, stream: str, consumer: str = "") -> None:
         self.stream = stream
         self._connection = connection
         credentials, login = connection.credentials, connection.login
         self._appending = NatsSocket(credentials, stream, login=login)
         ahead = credentials.user in READERS and stream == LOG
         self._reading = (BulkReader if ahead else NatsSocket)(credentials, stream, login=login)
-        self._consumer = credentials.user
+        self._consumer = consumer or credentials.user
         self._pull: JetStreamContext.PullSubscription | None = None
         self._pulling: Client | None = None
         self._trouble = ""

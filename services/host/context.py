@@ -98,6 +98,10 @@ class Context:
         """The log of that name, of which this service is handed nothing."""
         return ServiceLog(self.connection.log(stream))
 
+    def capable_log(self, consumer: str) -> Log:
+        """The log, of which this service is handed what that consumer of `CAPABLE_CONSUMERS` has."""
+        return ServiceLog(self.connection.log(LOG, consumer), InHand(self.node.in_hand(consumer, self.index)))
+
     async def started(self, run: str) -> RunStarted:
         """The event that began the run."""
         return (await run_start(self.log, run))[1]

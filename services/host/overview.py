@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from events.catalogue import CONSUMERS, SERVICES
+from events.catalogue import CAPABLE_CONSUMERS, DURABLES, SERVICES
 from events.subjects import LOG
 from runtime.log.jetstream import Backlog
 from runtime.status import Status
@@ -34,7 +34,9 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     """All services at present."""
 
     services: dict[str, ServiceLoad]
-    """By the name of the service, in the order of the catalogue."""
+    """By the name of the service, in the order of the catalogue; then by that of the consumer the work that only some
+    processes of a service are handed, with those alone that can do it.
+    """
     processes: tuple[Status, ...]
     """Those that answer."""
     silent: tuple[str, ...]
@@ -53,7 +55,7 @@ async def look_at_services(node: Node) -> Overview:
     async with operator(node) as connection:
         for _ in range(TRIES):
             statuses, backlogs, end = await asyncio.gather(
-                ask_statuses(connection), connection.backlogs([*CONSUMERS]), connection.log(LOG).end()
+                ask_statuses(connection), connection.backlogs([*DURABLES]), connection.log(LOG).end()
             )
             seen |= {(status.host, status.process): status for status in statuses}
             found = overview(running, list(seen.values()), backlogs, end, host)
@@ -81,15 +83,18 @@ def overview(
     here = {status.process for status in statuses if status.host == host}
     unfit = tuple(f"{name} cannot work here: {sentence}" for name, sentence in running.unfit.items())
     return Overview(
-        services={name: _load(name, statuses, backlogs.get(name), end) for name in SERVICES},
+        services={name: _load(name, statuses, backlogs.get(name), end) for name in (*SERVICES, *CAPABLE_CONSUMERS)},
         processes=tuple(statuses),
         silent=tuple(name for name in running.processes if name not in here),
         troubles=unfit + running.troubles,
     )
 
 
-def _load(service: str, statuses: Sequence[Status], backlog: Backlog | None, end: int) -> ServiceLoad:
-    processes = [status for status in statuses if status.service == service]
+def _load(name: str, statuses: Sequence[Status], backlog: Backlog | None, end: int) -> ServiceLoad:
+    processes = [status for status in statuses if status.service == name]
+    if capable := CAPABLE_CONSUMERS.get(name):
+        able = [status for status in statuses if capable.capability in status.capabilities]
+        processes = [status for status in able if status.service == capable.service]
     if backlog is not None:
         return ServiceLoad(processes=len(processes), pending=backlog.pending, unacknowledged=backlog.unacknowledged)
     read = [status.position for status in processes if status.position is not None]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from events.catalogue import CAPABLE_CONSUMERS
 from runtime.status import Status
 from services.host.overview import Overview, ServiceLoad
 from services.views.tables import Column, print_table
@@ -30,6 +31,11 @@ def print_services(console: Console, found: Overview, now: float) -> None:
         own = [_row(status, now) for status in found.processes if status.service == name]
         silent = [process for process in found.silent if process.rpartition("-")[0] == name]
         own += [(process, "does not answer", *[""] * 5) for process in silent]
+        if capable := CAPABLE_CONSUMERS.get(name):
+            if not (load.processes or load.pending or load.unacknowledged):
+                continue  # nobody needs it
+            able = [status.process for status in found.processes if capable.capability in status.capabilities]
+            own = [(name, f"taken by {', '.join(able)}", *[""] * 5)] if able else []
         own = own or [(name, "no process answers", *[""] * 5)]
         for first, (process, does, *rest) in enumerate(own):
             rows.append((process, does, *(["", ""] if first else _waiting_work(load)), *rest))

@@ -6,6 +6,7 @@ from runtime.status import Activity, Status, Waiting
 
 QUIET = 2.0
 """Seconds without an event after which it is said what a run waits for."""
+WHERE = "; `evolog services` shows who is there, and what nobody does"
 FIRST_REPEAT = 10.0
 """Seconds after which that is said again where lines cannot be replaced; then after twice as many, and so on."""
 
@@ -79,7 +80,7 @@ def present_lines(run: str, statuses: Sequence[Status], decided: float | None, n
     sentences = present(run, statuses, now)
     return [
         f"{ago}waiting for:",
-        *(f"  {sentence}" for sentence in sentences or ["a service to take up what was asked for"]),
+        *(f"  {sentence}" for sentence in sentences or [f"a service to take up what was asked for{WHERE}"]),
     ]
 
 
@@ -92,7 +93,7 @@ def quiet_line(run: str, seconds: float, statuses: Sequence[Status], now: float,
     if sentences:
         return f"{said}, waiting for: {'; '.join(sentences)}"
     if statuses:
-        return f"{said}, waiting for a service to take up what was asked for: none has it in hand"
+        return f"{said}, waiting for a service to take up what was asked for: none has it in hand{WHERE}"
     return f"{said}, and no service answers yet: `evolog logs` shows whether they are starting"
 
 

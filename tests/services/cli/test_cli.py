@@ -18,7 +18,7 @@ import duckdb
 import pytest
 from click.testing import CliRunner
 
-from events.catalogue import SERVICES
+from events.catalogue import CAPABLE_CONSUMERS, SERVICES
 from events.subjects import check_run_name
 from runtime.run.order import RunOrder, default_name
 from services.cli.main import main
@@ -164,7 +164,7 @@ def test_services_gives_each_process_and_what_waits_for_each_service(place: CliH
     wait_until(lambda: not found()["silent"], "every process answers")
     services = found()["services"]
     assert services["executor"].keys() == {"processes", "pending", "unacknowledged"}
-    assert [*services] == [*SERVICES] and services["executor"]["processes"] == 2
+    assert services.keys() == {*SERVICES, *CAPABLE_CONSUMERS} and services["executor"]["processes"] == 2
     assert "│ executor-1 " in place.evolog("services").out
 
 

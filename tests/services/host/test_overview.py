@@ -2,6 +2,8 @@
 
 import json
 
+import msgspec
+
 from events.catalogue import SERVICES
 from runtime.log.jetstream import Backlog
 from runtime.status import Status
@@ -31,10 +33,19 @@ def seen(*statuses: Status, end: int = 100, backlogs: dict[str, Backlog] | None 
 
 def test_each_service_has_its_work_whether_somebody_answers_or_not() -> None:
     found = seen(status("executor"), backlogs={"executor": Backlog(3, 1), "verifier": Backlog(7, 2)})
-    assert [*found.services] == [*SERVICES]
+    assert [*found.services] == [*SERVICES, "verifier_cuda"]
     executor, verifier = found.services["executor"], found.services["verifier"]
     assert (executor.processes, executor.pending, executor.unacknowledged) == (1, 3, 1)
     assert (verifier.processes, verifier.pending, verifier.unacknowledged) == (0, 7, 2)
+
+
+def test_work_for_a_device_counts_the_processes_that_have_one() -> None:
+    with_device = msgspec.structs.replace(status("verifier"), capabilities=("cuda",))
+    backlogs = {"verifier": Backlog(3, 1), "verifier_cuda": Backlog(5, 0)}
+    services = seen(with_device, status("verifier", 1), backlogs=backlogs).services
+    assert (services["verifier"].processes, services["verifier"].pending) == (2, 3)
+    assert (services["verifier_cuda"].processes, services["verifier_cuda"].pending) == (1, 5)
+    assert seen(status("verifier"), backlogs=backlogs).services["verifier_cuda"].processes == 0
 
 
 def test_who_reads_the_whole_log_is_behind_by_what_its_foremost_process_has_not_read() -> None:

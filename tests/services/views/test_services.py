@@ -80,6 +80,20 @@ def test_a_row_is_a_process_and_a_service_without_any_has_one_too() -> None:
     assert lines[-1] == "policy 0 ended."
 
 
+def test_work_for_a_device_has_a_row_where_there_is_some_or_somebody_for_it() -> None:
+    def row(processes: int, pending: int, *statuses: Status) -> list[list[str]]:
+        load = ServiceLoad(processes=processes, pending=pending, unacknowledged=0)
+        found = Overview(services={"verifier_cuda": load}, processes=statuses, silent=(), troubles=())
+        text = StringIO()
+        print_services(Console(file=text, width=400), found, NOW)
+        return [cells(line)[:3] for line in text.getvalue().splitlines() if "verifier_cuda" in line][:1] or [[]]
+
+    able = msgspec.structs.replace(IDLE, service="verifier", capabilities=("cuda",))
+    assert row(0, 0) == [[]]
+    assert row(0, 4) == [["verifier_cuda", "no process answers", "4"]]
+    assert row(1, 0, able) == [["verifier_cuda", "taken by verifier-1", "0"]]
+
+
 def test_an_error_that_is_waited_for_is_not_said_twice() -> None:
     assert "No data" in does_now(STUCK, NOW) and _row(STUCK, NOW)[2] == ""
 
