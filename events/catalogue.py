@@ -4,7 +4,7 @@ The accounts' rights are generated from it, and so are this folder's README.md, 
 (`python -m events.pages`).
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from events import change, choice, gold, judgement, population, rollouts, run, weights
 from events.fact import Fact
@@ -31,6 +31,30 @@ CONSUMERS: dict[str, tuple[str, ...]] = {
     "auditor": ("candidate_accepted", "run_finished"),
 }
 """The tags that a service is handed as work, by the durable pull consumer of its name."""
+
+
+class CapableConsumer(NamedTuple):
+    """Work that only some hosts can do: the service whose processes there are handed it, what such a host has, and the
+    tags.
+    """
+
+    service: str
+    capability: Literal["cuda"]
+    tags: tuple[str, ...]
+
+
+CAPABLE_CONSUMERS: dict[str, CapableConsumer] = {
+    "verifier_cuda": CapableConsumer("verifier", "cuda", ("cuda_scoring_requested",))
+}
+"""By the name of the durable pull consumer. A consumer filters by subject alone, so such work has a tag of its own."""
+DURABLES: dict[str, tuple[str, ...]] = CONSUMERS | {name: one.tags for name, one in CAPABLE_CONSUMERS.items()}
+"""All durable consumers that hand out work, with their tags."""
+
+
+def durables_of(service: str) -> tuple[str, ...]:
+    """The durable consumers that a service may take work from."""
+    capable = (name for name, one in CAPABLE_CONSUMERS.items() if one.service == service)
+    return (*((service,) if service in CONSUMERS else ()), *capable)
 
 
 class Entry(NamedTuple):
@@ -97,6 +121,7 @@ ENTRIES: tuple[Entry, ...] = (
         LOG,
         (judgement.TrajectoryScored, ("verifier",)),
         (judgement.ScoringFailed, ("verifier",)),
+        (judgement.CudaScoringRequested, ("verifier",)),
         (judgement.JudgeCalled, ("verifier",)),
         (judgement.LabelEstimated, ("trainer",)),
         (judgement.StageEvaluated, _CONTROLLER),

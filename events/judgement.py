@@ -57,6 +57,21 @@ class ScoringFailed(Fact, frozen=True, kw_only=True):
     """What was wrong, in a sentence."""
 
 
+class CudaScoringRequested(Fact, frozen=True, kw_only=True):
+    """A verifier whose host has no CUDA device was handed an attempt that one with a device must judge.
+
+    Whoever judges it answers the attempt itself, as if it had been handed that.
+    """
+
+    TAG: ClassVar[str] = "cuda_scoring_requested"
+    KEY: ClassVar[tuple[str, ...]] = ("trajectory",)
+
+    trajectory: str
+    """The id of the `trajectory_recorded`."""
+    generation: int
+    """The generation of the attempt."""
+
+
 class JudgeCalled(Fact, frozen=True, kw_only=True):
     """A verifier asked the task's judge model, which is recorded before its answer is acted on."""
 

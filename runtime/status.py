@@ -65,6 +65,8 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int | None = None
     attempts: int | None = None
     retry_at: float | None = None
+    put_off: int = 0
+    """How many events are not answered for this; they are handed out again, to whoever is there."""
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,11 +79,15 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     since: float
     """When the process began."""
     version: str = ""
+    capabilities: tuple[str, ...] = ()
+    """What its host can do that not every host can, where it takes work for that."""
     activities: tuple[Activity, ...] = ()
     waiting: tuple[Waiting, ...] = ()
     last_error: str = ""
     """What it last waited for with an error, in words."""
     last_error_at: float | None = None
+    position: int | None = None
+    """Of one that reads the whole log: the sequence of the last event that it has read."""
     silent: float = 0.0
     """Of one that is remembered: the seconds for which it has not answered."""
 
@@ -122,6 +128,17 @@ class StatusReporter:
             return msgspec.structs.replace(
                 self._status, activities=tuple(self._activities.values()), waiting=tuple(self._waiting.values())
             )
+
+    def capable(self, capability: str) -> None:
+        """Say that it takes work for hosts that have this."""
+        with self._lock:
+            capabilities = (*self._status.capabilities, capability)
+            self._status = msgspec.structs.replace(self._status, capabilities=capabilities)
+
+    def reached(self, position: int) -> None:
+        """Say how far it has read the log; this is not told as a change."""
+        with self._lock:
+            self._status = msgspec.structs.replace(self._status, position=position)
 
     @contextlib.contextmanager
     def doing(self, doing: str, run: str = "") -> Iterator[None]:
@@ -169,9 +186,11 @@ class StatusReporter:
         run: str,
         waiting_for: str,
         error: str | None,
-        attempt: int | None,
-        attempts: int | None,
-        retry_at: float | None,
+        attempt: int | None = None,
+        attempts: int | None = None,
+        retry_at: float | None = None,
+        *,
+        put_off: int = 0,
     ) -> None:
         """Note, under a key, what a piece of work waits for, and log it where it is something new."""
         before, now, waiting_for = self._waiting.get(key), time.time(), self._redact(waiting_for)
@@ -183,6 +202,7 @@ class StatusReporter:
             attempt=attempt,
             attempts=attempts,
             retry_at=retry_at,
+            put_off=put_off,
         )
         with self._changing():
             self._waiting[key] = waiting

@@ -73,6 +73,7 @@ async def follow(log: Log, archive: Archive, status: StatusReporter | None = Non
             level = logging.INFO if len(page) >= SMALL_PAGE else logging.DEBUG
             with status.logged("takes events into the archive", level, items=len(page), to=page[-1].sequence):
                 await asyncio.to_thread(archive.apply, page)
+        status.reached(archive.cursor)
         if len(page) < SMALL_PAGE:
             await asyncio.sleep(POLL_SECONDS)
 

@@ -1,42 +1,109 @@
-"""Gives each trajectory its reward. It alone, of all that serve the loop, reads the labels of dev."""
+"""Gives each trajectory its reward. It alone, of all that serve the loop, reads the labels of dev.
+
+Where a run's verifier needs what this host lacks, such as a CUDA device, the trajectory is handed on by an event of its
+own. Only verifiers whose hosts have that take those.
+"""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
+from events.catalogue import CAPABLE_CONSUMERS
 from events.codec import Event
 from events.errors import NotHere, TryAgain, hosts_own
-from events.judgement import JudgeCalled
+from events.judgement import CudaScoringRequested, JudgeCalled
 from events.rollouts import RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from runtime.effects.score import AskAbout, score
 from runtime.effects.scoring import AnswerScorer, ScoringProcess
-from runtime.log.lookup import attempt_ids, facts_by_id
-from runtime.log.worker import answer, retry_until_available, work
+from runtime.log.lookup import attempt_ids, events_by_id, facts_by_id
+from runtime.log.port import Log
+from runtime.log.worker import Perform, Wants, answer, first_ended, retry_until_available, work
 from runtime.run.loading import LoadedRun
-from services.host.capabilities import require_capabilities
+from services.host.capabilities import missing_capabilities
 from services.host.context import Context
 from services.host.judge_session import open_judge
 from services.host.settings import scoring_limit
+from tasks.contract import Capability
 
 BATCH_SIZE = 400
 
 
 async def serve(context: Context) -> None:
-    """Share the trajectories with the other verifiers."""
-    await score_trajectories(context, ScoringProcess(scoring_limit()))
+    """Share the trajectories with the other verifiers, and those for a CUDA device with those that have one."""
+    await score_trajectories(context, ScoringProcess(scoring_limit()), context.capable_log)
 
 
-async def score_trajectories(context: Context, scorer: AnswerScorer) -> None:
-    """Score one batch of trajectories after the other, in a thread: meanwhile the batch's lease is kept."""
+async def score_trajectories(
+    context: Context, scorer: AnswerScorer, capable_log: Callable[[str], Log] | None = None
+) -> None:
+    """Score one batch of trajectories after the other, and hand on what this host cannot score.
+
+    What others have handed on is taken from `capable_log`, by the name of the consumer, where this host can score it.
+    """
+    perform, wants = _scoring(context, scorer), context.wants()
+    if capable_log is None:
+        await _share(context, context.log, perform, wants)
+        return
+    consumers = {name: one.capability for name, one in CAPABLE_CONSUMERS.items() if one.service == "verifier"}
+    await first_ended(
+        _share(context, context.log, perform, wants),
+        *(_share_if(capability, context, capable_log(name), perform, wants) for name, capability in consumers.items()),
+    )
+
+
+async def _share(context: Context, log: Log, perform: Perform, wants: Wants) -> None:
+    await work(
+        log,
+        perform,
+        source="verifier",
+        scanner=context.scanner,
+        limit=BATCH_SIZE,
+        wants=wants,
+        status=context.status,
+    )
+
+
+async def _share_if(capability: Capability, context: Context, log: Log, perform: Perform, wants: Wants) -> None:
+    """Take what was handed on, if this host has the capability; else never end."""
+    if await asyncio.to_thread(missing_capabilities, [capability]):
+        await asyncio.Event().wait()
+    context.status.capable(capability)
+
+    async def perform_requested(events: list[Event]) -> Sequence[Event]:
+        by_run: dict[str, list[str]] = {}
+        for event in events:
+            assert isinstance(event.data, CudaScoringRequested)
+            by_run.setdefault(event.run, []).append(event.data.trajectory)
+        trajectories: list[Event] = []
+        for run, ids in by_run.items():
+            trajectories += await events_by_id(context.log, run, TrajectoryRecorded, ids)
+        return await perform(trajectories)
+
+    await _share(context, log, perform_requested, wants)
+
+
+def _scoring(context: Context, scorer: AnswerScorer) -> Perform:
+    """What scores trajectories, one batch after the other: two at once would disturb what a verifier measures.
+
+    They are scored in a thread: meanwhile the batch's lease is kept.
+    """
     labels: dict[str, Mapping[str, str]] = {}
+    one_at_a_time = asyncio.Lock()
 
     async def perform(events: list[Event]) -> Sequence[Event]:
+        async with one_at_a_time:
+            return await score_batch(events)
+
+    async def score_batch(events: list[Event]) -> Sequence[Event]:
         by_run: dict[str, list[Event]] = {}
         for event in events:
             by_run.setdefault(event.run, []).append(event)
         outputs: list[Event] = []
         for run, trajectories in by_run.items():
             loaded = await context.load(run)
-            require_capabilities(loaded.task.needs)
+            needs: Collection[Capability] = loaded.task.needs
+            if needs and await asyncio.to_thread(missing_capabilities, needs):
+                outputs += [_handed_on(event) for event in trajectories]
+                continue
             if run not in labels:
                 labels[run] = await asyncio.to_thread(_labels, loaded)
             ask: AskAbout | None = None
@@ -58,15 +125,7 @@ async def score_trajectories(context: Context, scorer: AnswerScorer) -> None:
             outputs += [answer(fact, causes[fact.trajectory], "verifier") for fact in facts]
         return outputs
 
-    await work(
-        context.log,
-        perform,
-        source="verifier",
-        scanner=context.scanner,
-        limit=BATCH_SIZE,
-        wants=context.wants(),
-        status=context.status,
-    )
+    return perform
 
 
 async def _score_submissions(
@@ -116,6 +175,11 @@ async def _submission(context: Context, event: Event) -> _Submission:
         return _Submission(requested.items, {id: recorded[id] for id in ids if id in recorded})
 
     return await retry_until_available(look)
+
+
+def _handed_on(event: Event) -> Event:
+    request = CudaScoringRequested(trajectory=event.id, generation=_trajectory(event).generation)
+    return answer(request, event, "verifier")
 
 
 def _trajectory(event: Event) -> TrajectoryRecorded:

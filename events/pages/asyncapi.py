@@ -3,7 +3,7 @@
 from typing import Any
 
 from events import docstrings
-from events.catalogue import CONSUMERS, ENTRIES, Entry
+from events.catalogue import DURABLES, ENTRIES, SERVICES, Entry, durables_of
 from events.fact import Fact
 from events.pages import json_schema
 from events.run import DecisionMade
@@ -48,7 +48,7 @@ def address(fact: type[Fact], stream: str) -> str:
 
 def receivers(tag: str) -> list[str]:
     """The services that are handed events of this type as work."""
-    return [service for service, tags in CONSUMERS.items() if tag in tags]
+    return [service for service in SERVICES for durable in durables_of(service) if tag in DURABLES[durable]]
 
 
 def _channel(entry: Entry) -> dict[str, Any]:

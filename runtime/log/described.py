@@ -7,6 +7,7 @@ from typing import NamedTuple
 from events.change import ScaffoldRequested
 from events.choice import FeedbackRequested
 from events.codec import Event
+from events.judgement import CudaScoringRequested
 from events.population import CandidateAccepted
 from events.rollouts import RolloutsRequested, TrajectoryRecorded
 from events.run import RunFinished
@@ -37,6 +38,8 @@ def describe(events: Sequence[Event], pending: int = 0) -> Work:
             fields |= {"items": len(items), "attempts": attempts, "purpose": purpose, "shard": shard}
         case TrajectoryRecorded():
             doing = f"scores {len(events)} answers of generation {generation}"
+        case CudaScoringRequested():
+            doing = f"scores {len(events)} answers of generation {generation} on CUDA"
         case AdapterPublished(round=number):
             doing = f"checks the adapter of generation {generation}, round {number}"
             fields["round"] = number

@@ -20,7 +20,7 @@ from nats.js.errors import NotFoundError as JetStreamNotFound
 from events.errors import Misconfigured, Unavailable
 from events.secret import Scanner
 from events.subjects import LOG
-from runtime.broker.accounts import API, READERS
+from runtime.broker.accounts import API, READERS, VERSION_KEY
 from runtime.broker.client import open_client
 from runtime.broker.credentials import Login
 from runtime.log.port import Delivery, Message, Stored
@@ -50,6 +50,21 @@ class StreamState(msgspec.Struct, frozen=True):
 
 class _StreamInfo(msgspec.Struct):
     state: StreamState
+
+
+class _ConsumerConfig(msgspec.Struct):
+    metadata: dict[str, str] = {}
+
+
+class _ConsumerInfo(msgspec.Struct):
+    config: _ConsumerConfig = msgspec.field(default_factory=_ConsumerConfig)
+
+
+class Backlog(msgspec.Struct, frozen=True):
+    """How many events a durable consumer has still to hand out, and how many are handed out and not acknowledged."""
+
+    pending: int = msgspec.field(name="num_pending")
+    unacknowledged: int = msgspec.field(name="num_ack_pending")
 
 
 class AskedQuestion:
@@ -167,6 +182,30 @@ class Connection:
             check.cancel()
             self._requests.discard(response)
 
+    async def wanted_version(self) -> str:
+        """The version of evolog that the host of the broker wants of this account's processes; empty where it does not
+        say. Raises `Unavailable`.
+        """
+        try:
+            subject = f"{API}.CONSUMER.INFO.{LOG}.{self.credentials.user}"
+            answer = await self.request(subject, b"", timeout=STATE_TIMEOUT)
+            return msgspec.json.decode(answer, type=_ConsumerInfo).config.metadata.get(VERSION_KEY, "")
+        except (Misconfigured, msgspec.DecodeError):  # a broker that older code has set up
+            return ""
+
+    async def backlogs(self, durables: Sequence[str]) -> dict[str, Backlog]:
+        """What each of these consumers of the log has still to do; it is left out where there is none of that name.
+
+        Raises as `request`.
+        """
+        subjects = [f"{API}.CONSUMER.INFO.{LOG}.{durable}" for durable in durables]
+        answers = await asyncio.gather(*(self.request(subject, b"", timeout=STATE_TIMEOUT) for subject in subjects))
+        found: dict[str, Backlog] = {}
+        for durable, answer in zip(durables, answers, strict=True):
+            with contextlib.suppress(msgspec.ValidationError):  # the answer is an error
+                found[durable] = msgspec.json.decode(answer, type=Backlog)
+        return found
+
     async def publish(self, subject: str, payload: bytes) -> None:
         """Send what nobody answers; raises `Unavailable` where the broker is away."""
         try:
@@ -218,9 +257,9 @@ class Connection:
         elif not response.done():
             asyncio.get_running_loop().call_later(POLL_SECONDS, self._give_up_if_denied, response, denied)
 
-    def log(self, stream: str = LOG) -> "JetStreamLog":
-        """The log of that name; work is handed out by the durable consumer that bears the account's name."""
-        return JetStreamLog(self, stream)
+    def log(self, stream: str = LOG, consumer: str = "") -> "JetStreamLog":
+        """The log of that name; work is handed out by this durable consumer, or that which bears the account's name."""
+        return JetStreamLog(self, stream, consumer)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -257,14 +296,14 @@ class JetStreamDelivery:
 class JetStreamLog:
     """One stream through one account's connection."""
 
-    def __init__(self, connection: Connection, stream: str) -> None:
+    def __init__(self, connection: Connection, stream: str, consumer: str = "") -> None:
         self.stream = stream
         self._connection = connection
         credentials, login = connection.credentials, connection.login
         self._appending = NatsSocket(credentials, stream, login=login)
         ahead = credentials.user in READERS and stream == LOG
         self._reading = (BulkReader if ahead else NatsSocket)(credentials, stream, login=login)
-        self._consumer = credentials.user
+        self._consumer = consumer or credentials.user
         self._pull: JetStreamContext.PullSubscription | None = None
         self._pulling: Client | None = None
         self._trouble = ""

@@ -26,6 +26,11 @@ async def facts_by_id(log: Log, run: str, kind: type[F], ids: Sequence[str], pas
     return await _by_id(log, [Span(run), *past], kind, ids)
 
 
+async def events_by_id(log: Log, run: str, kind: type[Fact], ids: Sequence[str]) -> list[Event]:
+    """The events of one type that stand in the log under these ids, in the order of the log."""
+    return await _events(log, [Span(run)], [(id, kind.tag()) for id in ids])
+
+
 async def _by_id(log: Log, spans: Sequence[Span], kind: type[F], ids: Sequence[str]) -> dict[str, F]:
     facts: dict[str, F] = {}
     for event in await _events(log, spans, [(id, kind.tag()) for id in ids]):

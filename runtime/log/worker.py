@@ -13,6 +13,7 @@ import contextlib
 import datetime
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -62,7 +63,8 @@ class Wants:
     """What a process's host lacks, of each event whose work had to be put off: told, and given up after `patience`
     seconds.
 
-    `tell` hears the run and what is lacking each time that work is put off, and None once nothing is put off any more.
+    `tell` hears the run and what is lacking each time that something changes, and None once nothing of the run is put
+    off any more.
     """
 
     def __init__(
@@ -70,16 +72,25 @@ class Wants:
     ) -> None:
         self._patience, self._tell = patience, tell
         self._since: dict[str, float] = {}
-        self._latest: dict[str, float] = {}
+        self._latest: dict[str, tuple[float, str]] = {}
+        """When an event's work was put off last, and its run."""
+        self._counts: Counter[str] = Counter()
+        self._lacking: dict[str, str] = {}
 
     def put_off(self, event: Event, lacking: NotHere) -> None:
         """Tell that the work of an event must wait for something; raises `lacking` once it has waited too long."""
-        over = self.over(event)
-        self._latest[event.id] = time.monotonic()
-        self._since.setdefault(event.id, self._latest[event.id])
-        self._tell(event.run, str(lacking).removesuffix(".") + ".")
+        over, now = self.over(event), time.monotonic()
+        self._counts[event.run] += event.id not in self._latest
+        self._latest[event.id] = now, event.run
+        self._since.setdefault(event.id, now)
+        self._lacking[event.run] = str(lacking).removesuffix(".") + "."
+        self._tell(event.run, self._lacking[event.run])
         if over and not isinstance(lacking, RunHalted):
             raise lacking
+
+    def count(self, run: str) -> int:
+        """How many events of a run have their work put off."""
+        return self._counts[run]
 
     def over(self, event: Event) -> bool:
         """Whether the work of an event has been put off for too long."""
@@ -94,11 +105,13 @@ class Wants:
     def look(self) -> None:
         """Tell no more of what has not been handed out here again: another process has taken it."""
         before = time.monotonic() - TAKEN_ELSEWHERE
-        self._told_no_more([id for id, latest in self._latest.items() if latest < before])
+        self._told_no_more([id for id, (latest, _) in self._latest.items() if latest < before])
 
     def _told_no_more(self, ids: Sequence[str]) -> None:
-        if [id for id in ids if self._latest.pop(id, None) is not None] and not self._latest:
-            self._tell("", None)
+        runs = [self._latest.pop(id)[1] for id in ids if id in self._latest]
+        self._counts.subtract(runs)
+        for run in dict.fromkeys(runs):
+            self._tell(run, self._lacking[run] if self._counts[run] else None)
 
 
 async def work(

@@ -149,6 +149,7 @@ class Controller:
             for stored in read:
                 await self._feed(stored)
                 self._position = stored.sequence
+            self._status.reached(self._position)
         except _Stale as stale:
             logger.warning("%s", stale)
             self._reset()

@@ -38,6 +38,7 @@ from services.cli.report import report
 from services.cli.rm import rm
 from services.cli.run import run
 from services.cli.service import service
+from services.cli.services import services
 from services.cli.show import show
 from services.cli.sign import sign, verify
 from services.cli.sql import sql
@@ -50,7 +51,7 @@ from services.host.visible import visible_output
 
 VERBS: dict[str, tuple[click.Command, ...]] = {
     "Start a run": (run, ablate, fork),
-    "Follow it": (watch, ui, ls, show, pause, resume, cancel),
+    "Follow it": (watch, ui, ls, show, services, pause, resume, cancel),
     "Ask what happened": (sql, get, replay, diff, audit, report, sign, verify, mcp),
     "Bring in and take out": (task, data, model, import_, export),
     "Operate": (up, down, logs, service, credentials, doctor, gc, rm, init, completion),

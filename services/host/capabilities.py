@@ -6,7 +6,6 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
-from events.errors import NotHere
 from tasks.contract import Capability
 
 PATIENCE = 60.0
@@ -18,12 +17,6 @@ ASK_TORCH = "import sys, torch; sys.exit(not torch.cuda.is_available())"
 def missing_capabilities(needs: Collection[Capability]) -> list[Capability]:
     """Those that this host lacks."""
     return [need for need in needs if not HAS[need]()]
-
-
-def require_capabilities(needs: Collection[Capability]) -> None:
-    """Raise `NotHere`, with what this host lacks of a verifier's needs."""
-    if missing := missing_capabilities(needs):
-        raise NotHere(f"The run's verifier needs {WORDS[missing[0]]}, and this host has none.", code=78)
 
 
 @functools.cache

@@ -27,7 +27,7 @@ from runtime.log.port import Log
 from runtime.log.service_log import ServiceLog
 from runtime.log.worker import Wants, append_struck_out, retry_until_available
 from runtime.run.loading import OWN, LoadedRun, load_run
-from runtime.status import StatusReporter, Waits
+from runtime.status import StatusReporter
 from services.host.blobs import service_blobs
 from services.host.node import Node, version
 from services.host.settings import host_patience
@@ -35,6 +35,8 @@ from services.host.settings import host_patience
 T = TypeVar("T")
 RECONNECT_SECONDS = 1.0
 """Seconds between two looks whether the connection by which a service answers is there."""
+VERSION_SECONDS = 2.0
+"""Seconds between two looks whether the host of the broker has this version by now."""
 LACKING = "what its host lacks"
 
 
@@ -69,9 +71,36 @@ class Context:
             with contextlib.suppress(UserError):
                 await self.connection.client()
 
+    async def wait_for_version(self) -> None:
+        """Wait, and say so, while the host of the broker has another version of evolog than this one."""
+        while wanted := await self._other_version():
+            self.status.report(f"evolog {wanted}", _versions(wanted))
+            await asyncio.sleep(VERSION_SECONDS)
+        self.status.clear()
+
+    async def watch_version(self) -> str:
+        """Wait until the broker has come back with another version of evolog; why this process must end then."""
+        looked_at: object = None
+        while True:
+            await asyncio.sleep(RECONNECT_SECONDS)
+            with contextlib.suppress(UserError):
+                if (client := await self.connection.client()) is not looked_at:
+                    if wanted := await self._other_version():
+                        return _versions(wanted)
+                    looked_at = client
+
+    async def _other_version(self) -> str:
+        """The version that the host of the broker wants, where it is not this one."""
+        wanted = await retry_until_available(self.connection.wanted_version)
+        return "" if wanted == version() else wanted
+
     def open_log(self, stream: str) -> Log:
         """The log of that name, of which this service is handed nothing."""
         return ServiceLog(self.connection.log(stream))
+
+    def capable_log(self, consumer: str) -> Log:
+        """The log, of which this service is handed what that consumer of `CAPABLE_CONSUMERS` has."""
+        return ServiceLog(self.connection.log(LOG, consumer), InHand(self.node.in_hand(consumer, self.index)))
 
     async def started(self, run: str) -> RunStarted:
         """The event that began the run."""
@@ -111,17 +140,15 @@ class Context:
 
     def wants(self) -> Wants:
         """What to put work off by where this host lacks something; whoever follows the run is told."""
-        told: dict[str, Waits] = {}
 
         def tell(run: str, lacking: str | None) -> None:
             if lacking:
-                told.setdefault(run, self.status.waits(run)).report(LACKING, lacking)
+                self.status.set_waiting((LACKING, run), run, LACKING, lacking, put_off=wants.count(run))
             else:
-                for waits in told.values():
-                    waits.clear()
-                told.clear()
+                self.status.end_waiting((LACKING, run))
 
-        return Wants(host_patience(), tell)
+        wants = Wants(host_patience(), tell)
+        return wants
 
     def policy_token(self) -> str:
         """The secret between the policy's endpoint and those that ask it; made by whoever comes first."""
@@ -134,6 +161,13 @@ class Context:
                 os.link(mine, path)  # unlike a rename, it leaves the one that came first
             mine.unlink()
         return path.read_text()
+
+
+def _versions(wanted: str) -> str:
+    return (
+        f"This host has evolog {version()}, and the broker was started by {wanted}, so nothing is done here: install "
+        "the same on both."
+    )
 
 
 @contextlib.asynccontextmanager

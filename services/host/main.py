@@ -8,19 +8,26 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from events.catalogue import SERVICES
-from events.errors import TryAgain, UserError, no_room, says_disk_is_full
+from events.errors import HostUnfit, Misconfigured, TryAgain, UserError, no_room, says_disk_is_full
 from events.secret import Scanner, of_environment
 from runtime.status import log_line
 from services.host.log_lines import LEVEL_VARIABLE, Formatter, begin_logging, level_of
 from services.host.node import owner_alone, version
 from services.host.visible import visible_output
 
+if TYPE_CHECKING:
+    from services.host.context import Context
+
 logger = logging.getLogger("evolog")
 READY_FD = "EVOLOG_READY_FD"
 """The variable that names the file descriptor on which a service notifies the supervisor that it is ready."""
+SAID_FOR = 30.0
+"""Seconds for which a process on a host of its own says what it lacks there, before it ends."""
 MODULES = {name: f"services.{name}" for name in SERVICES} | {"auditor": "services.auditor.service"}
 """The module of each service, which has `serve(context)`."""
 
@@ -40,10 +47,36 @@ async def _serve(name: str, index: int, directory: Path, formatter: Formatter, b
             service = importlib.import_module(MODULES[name])
         notify_ready()
         log_line(logging.INFO, f"{name} is up", pid=os.getpid(), version=version())
-        serving = asyncio.ensure_future(service.serve(context))
+        serving = asyncio.ensure_future(_work(context, service.serve, SAID_FOR if bundle else 0.0))
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
         await serving
+
+
+async def _work(context: "Context", serve: Callable[["Context"], Coroutine[Any, Any, None]], said_for: float) -> None:
+    """Serve, as soon and as long as this host has the version that is wanted.
+
+    What this host lacks for it is said for some seconds before it is raised: the operator cannot see what a supervisor
+    elsewhere knows.
+    """
+    from services.host.context import LACKING
+
+    await context.wait_for_version()
+    serving = asyncio.ensure_future(serve(context))
+    watching = asyncio.ensure_future(context.watch_version())
+    watching.add_done_callback(lambda _: serving.cancel())
+    try:
+        await serving
+    except asyncio.CancelledError:
+        if not watching.done():
+            raise
+        raise Misconfigured(watching.result()) from None
+    except HostUnfit as unfit:
+        context.status.report(LACKING, str(unfit))
+        await asyncio.sleep(said_for)
+        raise
+    finally:
+        watching.cancel()
 
 
 def notify_ready() -> None:

@@ -31,6 +31,8 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     policy_url: str
     started: str
     version: str
+    processes: tuple[str, ...] = ()
+    """The names of the processes of services that it keeps running, such as executor-1."""
     unsandboxed: bool = False
     """Whether its executors may run scaffolds without a sandbox."""
     providers: tuple[str, ...] = ()

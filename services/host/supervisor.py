@@ -178,6 +178,7 @@ async def supervise(
                 policy_url=policy_url,
                 started=started,
                 version=version(),
+                processes=tuple(f"{service.name}-{service.number}" for service in services),
                 unsandboxed=os.environ.get(UNSANDBOXED) == "1",
                 providers=providers_with_key(environment),
             )
@@ -244,7 +245,7 @@ def _require_same_length(node: Node) -> None:
 async def _prepare(node: Node, broker: EmbeddedServer | None, nats_url: str | None) -> str:
     if broker is not None:
         await broker.start()
-        await streams.bootstrap(broker.credentials(accounts.BOOTSTRAP))
+        await streams.bootstrap(broker.credentials(accounts.BOOTSTRAP), version())
         return broker.url
     if nats_url is None:
         raise Misconfigured(
@@ -261,7 +262,7 @@ async def _prepare(node: Node, broker: EmbeddedServer | None, nats_url: str | No
         login = credentials.read_credentials(node.credentials(user))
         login = msgspec.structs.replace(login, url=nats_url, blobs=store.back_end(node.directory))
         credentials.write_private(node.credentials(user), msgspec.json.encode(login).decode())
-    await streams.bootstrap(credentials.read_credentials(node.credentials(accounts.BOOTSTRAP)))
+    await streams.bootstrap(credentials.read_credentials(node.credentials(accounts.BOOTSTRAP)), version())
     return nats_url
 
 

@@ -6,28 +6,42 @@ from runtime.status import Activity, Status, Waiting
 
 QUIET = 2.0
 """Seconds without an event after which it is said what a run waits for."""
+WHERE = "; `evolog services` shows who is there, and what nobody does"
 FIRST_REPEAT = 10.0
 """Seconds after which that is said again where lines cannot be replaced; then after twice as many, and so on."""
 
 
 def waiting_sentence(status: Status, waiting: Waiting, now: float) -> str:
     """Who waits for what, why, which try it was, and when the next comes."""
-    sentence = f"{status.process} waits for {waiting.waiting_for}"
+    return f"{status.process} {waiting_phrase(waiting, now)}{_silence(status)}"
+
+
+def waiting_phrase(waiting: Waiting, now: float, *, run: bool = False) -> str:
+    """That it waits for what, why, which try it was, and when the next comes; with `run`, for which run."""
+    sentence = f"waits for {waiting.waiting_for}"
     if waiting.error:
         sentence += f": {waiting.error.removesuffix('.')}"
-    tries = []
+    tries = [f"run {waiting.run}"] if run and waiting.run else []
+    if waiting.put_off:
+        tries.append(f"{waiting.put_off:,} event{'' if waiting.put_off == 1 else 's'} put off")
     if waiting.attempt is not None:
         tries.append(f"try {waiting.attempt}{f' of {waiting.attempts}' if waiting.attempts else ''} failed")
     if waiting.retry_at is not None:
         left = waiting.retry_at - now
         tries.append(f"next in {left:.0f} s" if left >= 0.5 else "the next is under way")
     tries.append(f"for {seconds_in_words(now - waiting.since)}")
-    return f"{sentence} ({', '.join(tries)}){_silence(status)}"
+    return f"{sentence} ({', '.join(tries)})"
 
 
 def activity_sentence(status: Status, activity: Activity, now: float) -> str:
     """Who does what, and for how long by now."""
-    return f"{status.process} {activity.doing} (for {seconds_in_words(now - activity.since)}){_silence(status)}"
+    return f"{status.process} {activity_phrase(activity, now)}{_silence(status)}"
+
+
+def activity_phrase(activity: Activity, now: float, *, run: bool = False) -> str:
+    """That it does what, for how long by now; with `run`, for which run."""
+    concerned = f"run {activity.run}, " if run and activity.run else ""
+    return f"{activity.doing} ({concerned}for {seconds_in_words(now - activity.since)})"
 
 
 def _silence(status: Status) -> str:
@@ -66,7 +80,7 @@ def present_lines(run: str, statuses: Sequence[Status], decided: float | None, n
     sentences = present(run, statuses, now)
     return [
         f"{ago}waiting for:",
-        *(f"  {sentence}" for sentence in sentences or ["a service to take up what was asked for"]),
+        *(f"  {sentence}" for sentence in sentences or [f"a service to take up what was asked for{WHERE}"]),
     ]
 
 
@@ -79,7 +93,7 @@ def quiet_line(run: str, seconds: float, statuses: Sequence[Status], now: float,
     if sentences:
         return f"{said}, waiting for: {'; '.join(sentences)}"
     if statuses:
-        return f"{said}, waiting for a service to take up what was asked for: none has it in hand"
+        return f"{said}, waiting for a service to take up what was asked for: none has it in hand{WHERE}"
     return f"{said}, and no service answers yet: `evolog logs` shows whether they are starting"
 
 

@@ -57,6 +57,7 @@ WIRE: dict[str, type[Fact]] = {
     "trajectory_scored": judgement.TrajectoryScored,
     "judge_called": judgement.JudgeCalled,
     "scoring_failed": judgement.ScoringFailed,
+    "cuda_scoring_requested": judgement.CudaScoringRequested,
     "label_estimated": judgement.LabelEstimated,
     "candidate_evaluated": judgement.CandidateEvaluated,
     "training_batch_sealed": weights.TrainingBatchSealed,

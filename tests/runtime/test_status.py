@@ -103,6 +103,10 @@ def test_a_wait_in_words() -> None:
     assert waiting_sentence(status, told, NOW) == (
         "meta_agent-0 waits for an answer of openai:m: HTTP 503: busy (try 3 of 10 failed, next in 4 s, for 12 s)"
     )
+    lacking = Waiting(waiting_for="what its host lacks", run="r", since=NOW - 9, error="No data.", put_off=1)
+    assert present("r", [Status(service="verifier", index=0, host="h", pid=1, since=NOW, waiting=(lacking,))], NOW) == [
+        "verifier-0 waits for what its host lacks: No data (1 event put off, for 9 s)"
+    ]
     assert "(try 3 of 10 failed, the next is under way, for 16 s)" in waiting_sentence(status, told, NOW + 4)
 
 

@@ -11,7 +11,7 @@ import pytest
 from events import codec
 from events.codec import Event
 from events.fact import Fact
-from events.judgement import TrajectoryScored
+from events.judgement import CudaScoringRequested, TrajectoryScored
 from events.rollouts import RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.secret import Scanner
 from runtime.effects.scoring import AskJudge, Failed, in_process
@@ -21,6 +21,7 @@ from runtime.log.port import append_once, readable
 from runtime.run.loading import LoadedRun
 from runtime.status import StatusReporter
 from services import verifier
+from services.host import capabilities
 from tasks.contract import Item, Scored
 from tasks.loading import load
 from tests.harness.facts import RUN, TIME, started, trajectory
@@ -39,7 +40,8 @@ class Judge:
     def labels(self, seed: int) -> dict[str, str]:
         return {"i": "a"}
 
-    submissions, repeats, needs, judge_model = False, 1, (), ""
+    submissions, repeats, judge_model = False, 1, ""
+    needs: tuple[str, ...] = ()
 
     def score(self, item: Item, answer: str | None, label: str | None) -> Scored:
         assert self.let.wait(60)
@@ -155,3 +157,48 @@ def test_a_submission_is_scored_once_and_when_it_is_whole() -> None:
         ("dev2", 0, 0.67),
         ("dev2", 1, 1.0),
     ]
+
+
+class OnDevice(Judge):
+    """A task whose verifier needs a device."""
+
+    needs = ("cuda",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let.set()
+
+
+@pytest.mark.parametrize("recorded", [1, 3])
+def test_a_verifier_without_the_device_hands_on_what_one_with_it_scores(
+    recorded: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check() -> list[Event]:
+        stream = MemoryStream()
+        plain = MemoryLog(stream, ["trajectory_recorded"])
+        handed_on = MemoryLog(stream, ["cuda_scoring_requested"])
+        trajectories = [trajectory(number) for number in range(recorded)]
+        await append_once(plain, trajectories, SCANNER)
+        monkeypatch.setitem(capabilities.HAS, "cuda", lambda: False)
+        context, able = context_of(plain, OnDevice()), context_of(MemoryLog(stream), OnDevice())
+        without = asyncio.create_task(verifier.score_trajectories(context, in_process, lambda name: handed_on))
+        while len(stream.messages) < 2 * recorded or plain.pending:
+            await asyncio.sleep(0)
+        assert not handed_on.pending, "it is handed none of what it cannot do"
+        without.cancel()
+        assert context.status.status().capabilities == ()
+        monkeypatch.setitem(capabilities.HAS, "cuda", lambda: True)
+        capable = asyncio.create_task(verifier.score_trajectories(able, in_process, lambda name: handed_on))
+        while len(stream.messages) < 3 * recorded or handed_on.pending:
+            await asyncio.sleep(0)
+        assert able.status.status().capabilities == ("cuda",)
+        capable.cancel()
+        return readable(stream.messages)
+
+    events = asyncio.run(asyncio.wait_for(check(), 60))
+    trajectories, requests, scored = events[:recorded], events[recorded : 2 * recorded], events[2 * recorded :]
+    assert [event.data.trajectory for event in requests if isinstance(event.data, CudaScoringRequested)] == [
+        event.id for event in trajectories
+    ]
+    assert {event.cause for event in scored} == {event.id for event in trajectories}, "as if it had been handed them"
+    assert all(isinstance(event.data, TrajectoryScored) and event.data.reward == 1.0 for event in scored)

@@ -21,7 +21,7 @@ import pytest
 from nats.aio.client import Client
 from nats.js.api import ConsumerConfig, DeliverPolicy, StreamConfig
 
-from events.catalogue import BY_TAG, CONSUMERS, SERVICES, published_by
+from events.catalogue import BY_TAG, CONSUMERS, DURABLES, SERVICES, durables_of, published_by
 from events.errors import CheckFailed, Misconfigured, TryAgain, Unavailable
 from events.subjects import GOLD, LOG, PREFIX
 from runtime.broker import accounts, store
@@ -190,6 +190,8 @@ def test_no_account_can_have_the_server_erase_or_write_by_naming_a_reply_subject
                     await client.publish(
                         f"{API}.CONSUMER.MSG.NEXT.{LOG}.{user}", b'{"batch": 3, "no_wait": true}', reply=target
                     )
+                if user == OPERATOR:
+                    await client.publish(f"{API}.CONSUMER.INFO.{LOG}.executor", b"", reply=target)
                 if user == "executor":  # the server answers the first part of a batch with an empty message
                     headers = {"Nats-Batch-Id": target[:64], "Nats-Batch-Sequence": "1"}
                     await client.publish("evolog.r.batch.model_called", b"", reply=target, headers=headers)
@@ -295,7 +297,8 @@ def test_gold_can_be_read_by(tmp_path: Path, user: str, by_key: bool) -> None:
 def test_a_service_is_handed_its_own_work_and_nobody_elses(tmp_path: Path, user: str, by_key: bool) -> None:
     async def check() -> None:
         async with WAYS[by_key](tmp_path) as server, plain(server, user, by_key=by_key) as (client, denied):
-            others = [name for name in (*CONSUMERS, *READERS) if name != user]
+            own = (user, *durables_of(user))
+            others = [name for name in (*DURABLES, *READERS) if name not in own]
             asked = [
                 (f"{prefix}.CONSUMER.{verb}.{LOG}.{name}", b"")
                 for prefix in ("$JS.API", API)
@@ -304,8 +307,77 @@ def test_a_service_is_handed_its_own_work_and_nobody_elses(tmp_path: Path, user:
             ]
             assert await answers(client, user, asked) == []
             await wait_for(denied, len(asked))
-            if user in CONSUMERS:
+            if user in (*CONSUMERS, *READERS):
                 await client.jetstream(prefix=API).consumer_info(LOG, user)
+
+    asyncio.run(check())
+
+
+def test_every_service_reads_which_version_may_take_work_as_the_last_start_has_it(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with broker(tmp_path) as server:
+            async with account(server, "verifier") as verifier:
+                await verifier.log().fetch(1, 0.0)
+                for wanted in ("", "0.1.0", "0.2.0"):
+                    await bootstrap(server.credentials(BOOTSTRAP), wanted)
+                    assert await verifier.wanted_version() == wanted
+            for service in SERVICES:
+                async with account(server, service) as connection:
+                    assert await connection.wanted_version() == "0.2.0"
+
+    asyncio.run(check())
+
+
+@BY
+def test_the_operator_reads_how_much_work_waits_and_takes_none(tmp_path: Path, by_key: bool) -> None:
+    async def check() -> None:
+        async with WAYS[by_key](tmp_path) as server, account(server, "executor") as executor:
+            await executor.log().append(
+                [Message(f"evolog.r.e{number}.trajectory_recorded", b"") for number in range(3)]
+            )
+            async with account(server, "verifier") as verifier:
+                (delivery,) = await verifier.log().fetch(1, PATIENCE)
+            login = bundled(server, OPERATOR) if by_key else lambda: server.credentials(OPERATOR)
+            operator = await connect(login)
+            backlogs = await operator.backlogs([*DURABLES])
+            assert backlogs.keys() == DURABLES.keys()
+            assert (backlogs["verifier"].pending, backlogs["verifier"].unacknowledged) == (2, 1)
+            assert {(one.pending, one.unacknowledged) for name, one in backlogs.items() if name != "verifier"} == {
+                (0, 0)
+            }
+            await operator.close()
+            async with plain(server, OPERATOR, by_key=by_key) as (client, denied):
+                asked = [
+                    (f"{API}.CONSUMER.{verb}.{LOG}.{name}", b"")
+                    for verb in ("MSG.NEXT", "RESET", "DELETE", "PAUSE", "CREATE")
+                    for name in DURABLES
+                ]
+                asked += [
+                    (f"{API}.CONSUMER.INFO.{GOLD}.verifier", b""),
+                    (delivery.handle, b"+ACK"),
+                    (f"{API}.CONSUMER.LIST.{LOG}", b""),
+                ]
+                assert await answers(client, OPERATOR, asked) == []
+                await wait_for(denied, len(asked))
+
+    asyncio.run(check())
+
+
+def test_work_for_a_device_comes_from_a_consumer_of_its_own(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with broker(tmp_path) as server, account(server, "verifier") as verifier:
+            plain, able = verifier.log(), verifier.log(LOG, "verifier_cuda")
+            for entity, tag in (("e1", "trajectory_recorded"), ("e2", "cuda_scoring_requested")):
+                writer = "executor" if tag == "trajectory_recorded" else "verifier"
+                async with account(server, writer) as connection:
+                    await connection.log().append([Message(f"evolog.r.{entity}.{tag}", b"")])
+            (first,) = await able.fetch(5, PATIENCE)
+            assert first.stored.subject.endswith("cuda_scoring_requested")
+            await able.hand_back([first.handle])
+            (again,) = await able.fetch(5, PATIENCE)
+            await again.ack()
+            (second,) = await plain.fetch(5, PATIENCE)
+            assert second.stored.subject.endswith("trajectory_recorded")
 
     asyncio.run(check())
 
@@ -391,8 +463,12 @@ def test_nobody_but_the_operator_asks_a_service_and_no_service_answers_for_anoth
 
 
 def test_the_rights_of_every_service_come_from_the_catalogue() -> None:
-    assert {tag for tags in CONSUMERS.values() for tag in tags} <= BY_TAG.keys()
+    assert {tag for tags in DURABLES.values() for tag in tags} <= BY_TAG.keys()
     assert CONSUMERS.keys() <= set(SERVICES)
+    assert sorted(durable for service in SERVICES for durable in durables_of(service)) == sorted(DURABLES)
+    assert [tag for tags in DURABLES.values() for tag in tags] == list(
+        dict.fromkeys(tag for tags in DURABLES.values() for tag in tags)
+    ), "no work is handed out twice"
     for user in CLIENTS:
         assert all(f"{PREFIX[stream]}.*.*.{tag}" in accounts.rights_of(user) for stream, tag in published_by(user))
 

@@ -194,6 +194,22 @@ def test_what_another_process_has_taken_is_told_no_more(monkeypatch: pytest.Monk
     asyncio.run(check())
 
 
+def test_what_is_put_off_is_counted_and_told_run_by_run() -> None:
+    told: list[tuple[str, str | None, int]] = []
+    wants = worker.Wants(60.0, lambda run, sentence: told.append((run, sentence, wants.count(run))))
+    first, second, other = trajectory(0), trajectory(1), trajectory(0, run="other")
+    for event in (first, second, first, other):
+        wants.put_off(event, NotHere("No data."))
+    assert told == [("r", "No data.", 1), ("r", "No data.", 2), ("r", "No data.", 2), ("other", "No data.", 1)]
+    told.clear()
+    wants.done([first])
+    wants.done([first])
+    wants.done([second])
+    assert told == [("r", "No data.", 1), ("r", None, 0)] and wants.count("other") == 1
+    wants.put_off(second, NotHere("No model."))
+    assert told[-1] == ("r", "No model.", 1)
+
+
 def test_work_whose_host_lacks_something_is_put_off_and_the_rest_is_done() -> None:
     async def check() -> None:
         log, host = verifier_log(), Host(patience=60.0)

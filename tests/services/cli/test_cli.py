@@ -12,11 +12,13 @@ import sys
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
 from click.testing import CliRunner
 
+from events.catalogue import CAPABLE_CONSUMERS, SERVICES
 from events.subjects import check_run_name
 from runtime.run.order import RunOrder, default_name
 from services.cli.main import main
@@ -24,7 +26,7 @@ from services.host.orders import services_up
 from tasks.loading import EXTRAS
 from tests.harness.cli import CLI, CliHarness, CommandResult, one_sentence
 from tests.harness.paths import TOY
-from tests.harness.polling import PATIENCE
+from tests.harness.polling import PATIENCE, wait_until
 
 pytest.importorskip("torch")
 
@@ -100,8 +102,9 @@ def test_without_up_what_is_recorded_can_be_read(stopped: CliHarness) -> None:
     assert not stopped.node.alive()
 
 
-def test_without_up_there_is_nothing_to_watch(stopped: CliHarness) -> None:
-    one_sentence(stopped.evolog("watch", code=69), "No evolog is running in", "`evolog up --dir")
+@pytest.mark.parametrize("verb", ["watch", "services"])
+def test_without_up_there_is_nothing_to_watch(stopped: CliHarness, verb: str) -> None:
+    one_sentence(stopped.evolog(verb, code=69), "No evolog is running in", "`evolog up --dir")
 
 
 @pytest.mark.parametrize("command", [("ls",), ("show", "r"), ("replay", "r"), ("diff", "r", "s")])
@@ -152,6 +155,17 @@ def test_watch_prints_a_line_an_event(place: CliHarness) -> None:
     assert [event["sequence"] for event in events] == list(range(last, last + len(events)))
     assert events[0]["event"]["specversion"] == "1.0"
     one_sentence(place.evolog("watch", "nobody", code=4), "no run 'nobody'")
+
+
+def test_services_gives_each_process_and_what_waits_for_each_service(place: CliHarness) -> None:
+    def found() -> Any:
+        return json.loads(place.evolog("services", "--json").out)
+
+    wait_until(lambda: not found()["silent"], "every process answers")
+    services = found()["services"]
+    assert services["executor"].keys() == {"processes", "pending", "unacknowledged"}
+    assert services.keys() == {*SERVICES, *CAPABLE_CONSUMERS} and services["executor"]["processes"] == 2
+    assert "│ executor-1 " in place.evolog("services").out
 
 
 @pytest.mark.parametrize("form", ["table", "json", "ndjson", "csv"])

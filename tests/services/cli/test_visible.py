@@ -24,8 +24,10 @@ from replay.exports import folder
 from replay.replayer import redecide
 from replay.report import Reporter, collect
 from runtime.log.port import Stored
+from runtime.status import Status, Waiting
 from services.cli.main import main
 from services.host.doctor import HostCheck
+from services.host.overview import Overview, ServiceLoad
 from services.host.visible import CONTROL, VisibleStream, one_line, visible, visible_output
 from services.views.audit_html import page
 from services.views.events import message_json
@@ -138,6 +140,10 @@ VERBS: dict[str, tuple[list[str], Callable[[pytest.MonkeyPatch, dict[str, Any]],
             patch.setattr("replay.replayer.redecide", lambda *a, **b: of["replayed"]),
         ),
     ),
+    "services": (
+        ["services"],
+        lambda patch, of: patch.setattr("services.host.overview.look_at_services", hostile_services),
+    ),
     "sql": (
         ["sql", "x"],
         lambda patch, of: patch.setattr(
@@ -154,6 +160,18 @@ VERBS: dict[str, tuple[list[str], Callable[[pytest.MonkeyPatch, dict[str, Any]],
     "a wrong flag": (["show", f"--{HOSTILE}"], lambda patch, of: None),
     "a wrong choice": (["sql", "--format", HOSTILE, "x"], lambda patch, of: None),
 }
+
+
+async def hostile_services(node: object) -> Overview:
+    waiting = (Waiting(waiting_for="an answer", since=0.0, error="HTTP 503"),)
+    status = Status(service="executor", index=0, host="h", pid=1, since=0.0, waiting=waiting, last_error="HTTP 503")
+    load = ServiceLoad(processes=1, pending=1, unacknowledged=0)
+    return Overview(
+        services={"executor": load},
+        processes=(msgspec.structs.replace(planted(status), service="executor"),),
+        silent=(),
+        troubles=(HOSTILE,),
+    )
 
 
 def listed_run(of: dict[str, Any]) -> Any:
@@ -181,7 +199,7 @@ def test_a_verb_prints_no_control_character(
     printed = "".join(capsys.readouterr())
     assert not raw_controls(printed)
     assert "\\u202egpj" in printed and (":boom:" in printed or verb.startswith("a wrong"))
-    if as_json and verb in ("show", "diff", "sql", "ls"):
+    if as_json and verb in ("show", "diff", "sql", "ls", "services"):
         assert HOSTILE in str(msgspec.json.decode(printed)) or repr(HOSTILE)[1:-1] in str(msgspec.json.decode(printed))
 
 
