@@ -771,8 +771,8 @@ def _arguments(function: Callable[..., Any], most: int) -> int:
 def _as_wanted(
     function: Callable[..., Any], item: Item, answer: str | None, label: str | None, tools: Tools | None
 ) -> tuple[Any, ...]:
-    """The arguments that a scoring function takes: answer and label, or with the item before them, or with `tools` after
-    them, or with both.
+    """The arguments that a scoring function takes: answer and label, with the item before them, `tools` after them, or
+    both.
     """
     wanted = _arguments(function, 4)
     if wanted == 3 and _last_name(function) == "tools":
