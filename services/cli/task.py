@@ -18,11 +18,11 @@ def task() -> None:
 @click.argument("name")
 @click.option(
     "--kind",
-    type=click.Choice(["labelled", "graded", "program", "submission"]),
+    type=click.Choice(["labelled", "csv", "graded", "unlabelled", "program", "submission"]),
     default="labelled",
     show_default=True,
-    help="What an answer is: a label, a text that earns the more the better it is, a program, or a part of a whole "
-    "submission.",
+    help="What an answer is: a label (csv: of the rows of a file), a text that earns the more the better it is "
+    "(unlabelled: whose best nobody knows), a program, or a part of a whole submission.",
 )
 @click.option(
     "--into",

@@ -265,7 +265,7 @@ def forget_package(folder: Path) -> None:
         del sys.modules[name]
 
 
-@pytest.mark.parametrize("kind", ["labelled", "graded", "submission"])
+@pytest.mark.parametrize("kind", ["labelled", "csv", "graded", "unlabelled", "submission"])
 def test_a_new_task_is_sound(planted: Callable[..., Path], kind: str) -> None:
     results = checked(planted(kind=kind), None)
     assert {result.status for result in results} == {OK}, results
