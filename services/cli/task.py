@@ -67,5 +67,7 @@ def task_check(path: str, items: int | None, as_json: bool) -> int:
     else:
         for result in results:
             click.echo(f"{result.status:8}{result.check:12}{result.sentence}")
-        click.echo(f"{path}: {len(findings)} findings" if findings else f"{path} is sound")
+        click.echo(
+            f"{path}: {len(findings)} finding{'s' if len(findings) > 1 else ''}" if findings else f"{path} is sound"
+        )
     return CheckFailed.code if findings else 0
