@@ -236,7 +236,13 @@ FAULTS: dict[str, tuple[tuple[Change, ...], str, str]] = {
         "The baseline 'the commonest label' gives no answers for dev (",
     ),
     "a prompt is empty": (
-        (("data.py", TEST, "[Item(i.id, ' ' if i.id == 'test-1' else i.prompt, i.group) for i in " + TEST + "]"),),
+        (
+            (
+                "data.py",
+                TEST,
+                "[Item(i.id, ' ' if (i.id, seed) == ('test-1', 0) else i.prompt, i.group) for i in " + TEST + "]",
+            ),
+        ),
         "splits",
         "1 items of test ask nothing, such as test-1 (seed 0)",
     ),
