@@ -1,6 +1,7 @@
 """The report of a run, built from its log: one row for each generation, and the auditor's final scores."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -28,9 +29,16 @@ from events.gold import (
     GoldScored,
     PoliciesCompared,
 )
-from events.judgement import CandidateEvaluated, CandidateRechecked, JudgeCalled, StageEvaluated, TrajectoryScored
+from events.judgement import (
+    CandidateEvaluated,
+    CandidateRechecked,
+    JudgeCalled,
+    ScoringFailed,
+    StageEvaluated,
+    TrajectoryScored,
+)
 from events.population import ArtefactPublished, CandidateAccepted, CandidateKept, CandidateRejected
-from events.rollouts import ModelCalled, RolloutsRequested, TrajectoryRecorded
+from events.rollouts import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.run import AuditReleased, DecisionMade, EventSetAside, RunFinished, RunPaused, RunResumed, RunStarted
 from events.weights import AdapterPublished, TrainingBatchSealed, WeightUpdateFailed, WeightUpdateFinished
 from replay.best_answer import BestAnswer, to_show
@@ -45,6 +53,8 @@ from runtime.run.fork import scores_not_comparable
 from runtime.run.state import Candidate
 
 PAGE_SIZE = 5000
+FAILURES = 200
+"""Attempts of a generation that are looked at to say what they failed of."""
 REPORTED_TYPES: tuple[type[Fact], ...] = (
     LeverChosen,
     AgentCalled,
@@ -106,6 +116,8 @@ class Generation(msgspec.Struct, kw_only=True):
     high: float | None = None
     items: int = 0
     failed: int = 0
+    failure: str = ""
+    """Where attempts failed: what the first ones most often failed of, in a sentence."""
     stage: str = ""
     """What came of the first items, where they were asked first."""
     recheck: str = ""
@@ -213,6 +225,8 @@ class _Flight(msgspec.Struct):
     agents: Spent
     requests: set[str]
     """Its requests for rollouts."""
+    dev: list[tuple[str, str, int]] = []
+    """The attempts at dev items that it asked for: request, item and number."""
     first: int = 0
     """The sequence of the first of them."""
     failed: bool = False
@@ -390,9 +404,11 @@ class Reporter:
                 self._flight(generation).agents.add(Spent(tokens=tokens, micro_usd=micro_usd))
             case ProposalFailed(generation=generation):
                 self._flight(generation).failed = True
-            case RolloutsRequested(generation=generation):
+            case RolloutsRequested(generation=generation) as requested:
                 flight = self._flight(generation)
                 flight.requests.add(event.id)
+                if requested.purpose == "dev":
+                    flight.dev += [(event.id, item, n) for item in requested.items for n in range(requested.attempts)]
                 flight.first = flight.first or sequence
             case CandidateEvaluated(generation=generation) as evaluated:
                 self._close(generation, sequence, evaluated)
@@ -436,6 +452,9 @@ class Reporter:
                 cost.micro_usd = one.evaluated.micro_usd - settled.micro_usd
             settled.add(cost)
             self._put_cost(flight.generation, cost)
+            if flight.generation < len(report.generations):
+                row = report.generations[flight.generation]
+                row.failure = "" if one.evaluated and not row.failed else await self._failure(log, flight)
         total = msgspec.structs.replace(settled)
         for flight in self._flights.values():
             total.add(flight.agents)
@@ -451,6 +470,21 @@ class Reporter:
             report.tokens, report.micro_usd = total.tokens, total.micro_usd
         if report.inherited is not None:
             report.inherited = msgspec.structs.replace(self._past, rollouts=report.rollouts - self._own_rollouts)
+
+    async def _failure(self, log: Log, flight: _Flight) -> str:
+        """What a generation's attempts at dev failed of, the commonest reason among the first; empty if none failed."""
+        run, places = self.report.run, []
+        for request, item, attempt in flight.dev[:FAILURES]:
+            trajectory = codec.event_id(run, TrajectoryRecorded, request, item, attempt)
+            judgement = codec.event_id(run, ScoringFailed, trajectory)
+            places.append(subjects.subject(log.stream, run, trajectory, RolloutFailed.tag()))
+            places.append(subjects.subject(log.stream, run, judgement, ScoringFailed.tag()))
+        stored = await log.last(places) if places else {}
+        failed = readable(stored[place] for place in places if place in stored)
+        reasons = Counter(
+            event.data.reason for event in failed if isinstance(event.data, RolloutFailed | ScoringFailed)
+        )
+        return max(reasons, key=lambda reason: reasons[reason]) if reasons else ""
 
     def _put_cost(self, generation: int, cost: Spent) -> None:
         if generation >= len(self.report.generations):

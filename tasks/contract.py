@@ -27,7 +27,8 @@ any item is there. `item` is a `Question`.
                                             split or of a fold
 
 Either may take one argument more, `tools` (`Tools`): with it, a verifier runs a candidate's code in the sandbox, and
-asks its judge model. A `score` of two arguments gets the answer and the label. `verifier.py` may define
+asks its judge model. A `score(answer, label)` gets no item, and neither does a `score(answer, label, tools)`.
+`verifier.py` may define
 
     OUTCOMES   what its outcomes mean, a sentence for each word; right, wrong and unparsed unless it is set
     REPEATS    how often a noisy verifier is called for each answer, once unless it is set: the reward is the mean, and

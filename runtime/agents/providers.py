@@ -146,12 +146,12 @@ def require_key(model: LanguageModel, environment: Mapping[str, str]) -> Secret:
     provider = model.provider
     if importlib.util.find_spec(provider) is None:
         raise Misconfigured(
-            f"The agent {provider}:{model.name} needs the package {provider}: pip install 'evolog[agents]'."
+            f"The model {provider}:{model.name} needs the package {provider}: pip install 'evolog[agents]'."
         )
     if (key := api_key(provider, environment)) is None:
         own = ", or OPENAI_BASE_URL to a server on this machine, which needs none" if provider == "openai" else ""
         raise Misconfigured(
-            f"The agent {provider}:{model.name} needs a key: set {environment_variable(provider, 'API_KEY')}{own}."
+            f"The model {provider}:{model.name} needs a key: set {environment_variable(provider, 'API_KEY')}{own}."
         )
     return key
 

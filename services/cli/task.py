@@ -18,11 +18,11 @@ def task() -> None:
 @click.argument("name")
 @click.option(
     "--kind",
-    type=click.Choice(["labelled", "graded", "program", "submission"]),
+    type=click.Choice(["labelled", "csv", "graded", "unlabelled", "program", "submission"]),
     default="labelled",
     show_default=True,
-    help="What an answer is: a label, a text that earns the more the better it is, a program, or a part of a whole "
-    "submission.",
+    help="What an answer is: a label (csv: of the rows of a file), a text that earns the more the better it is "
+    "(unlabelled: whose best nobody knows), a program, or a part of a whole submission.",
 )
 @click.option(
     "--into",
@@ -67,5 +67,7 @@ def task_check(path: str, items: int | None, as_json: bool) -> int:
     else:
         for result in results:
             click.echo(f"{result.status:8}{result.check:12}{result.sentence}")
-        click.echo(f"{path}: {len(findings)} findings" if findings else f"{path} is sound")
+        click.echo(
+            f"{path}: {len(findings)} finding{'s' if len(findings) > 1 else ''}" if findings else f"{path} is sound"
+        )
     return CheckFailed.code if findings else 0

@@ -14,11 +14,14 @@ from typing import NamedTuple
 
 from events.errors import Misconfigured, why
 from runtime.effects.scoring import AnswerScorer, Failed, ScoringProcess
+from runtime.policies import published
 from services.host import task_sources
 from services.host.capabilities import missing_capabilities
 from tasks.contract import EvaluationSet, Example, Item, Public, Scored, Submission
-from tasks.loading import Task, load
+from tasks.loading import Task, known, load
 
+POLICIES = ("text-scorer", "tiny-lm")
+"""The policies that are made here, from a task's data."""
 TINY_LM = "tiny-lm"
 """The policy that is pre-trained on traces."""
 VERIFIER, GOLD = "The verifier", "Gold"
@@ -81,6 +84,7 @@ def check_task(
     results = [*check_sources(task), *faults]
     if data:
         results += check_splits(task, data)
+        results += check_baselines(task, data[0])
         with closing(ScoringProcess()) as scorer, closing(ScoringProcess()) as other:
             results += check_seeds(task, data, other)
             say("scoring reference answers")
@@ -94,9 +98,16 @@ def check_sources(task: Task) -> Iterator[CheckResult]:
     """Whether gold is read by nobody but the auditor, as far as the folder's sources say, and both levers are there."""
     scaffold, broken = task.scaffold(), []
     found = task_sources.ways_to_gold(task.folder) + task_sources.ways_out_of_scaffold(scaffold, "scaffold/")
+    for sentence in _misnamed(task):
+        yield CheckResult("names", FINDING, sentence)
+    if task_sources.has_no_solve(scaffold):
+        broken.append("scaffold/agent.py defines no solve(item, model, data): no item can be answered.")
     for edit in task.edits():
         try:
-            found += task_sources.ways_out_of_scaffold(dict(edit.apply(scaffold)), f"the edit {edit.name}: ")
+            files = dict(edit.apply(scaffold))
+            found += task_sources.ways_out_of_scaffold(files, f"the edit {edit.name}: ")
+            if task_sources.has_no_solve(files):
+                broken.append(f"The agent.py of the edit {edit.name} defines no solve(item, model, data).")
         except Exception as wrong:
             broken.append(f"The edit {edit.name} cannot be made ({why(wrong)}).")
     for way in dict.fromkeys(found):
@@ -113,6 +124,31 @@ def check_sources(task: Task) -> Iterator[CheckResult]:
         yield CheckResult("levers", OK, f"Each edit of the catalogue can be made ({len(task.edits())}).")
     elif not broken:
         yield CheckResult("levers", NOTE, "There is no catalogue.py, so the rules agent has no edit to make.")
+
+
+def _misnamed(task: Task) -> Iterator[str]:
+    """What has a name that is another's, that nobody knows, or that is misspelt, in sentences."""
+    if task.name in known() and not task.package.startswith("tasks."):
+        yield (
+            f"NAME is {task.name!r}, which is a task that comes with evolog, and whose data and scores would be taken "
+            "for this one's: give it another."
+        )
+    if ":" not in task.policy and task.policy not in (*POLICIES, *published.MODELS):
+        names = ", ".join((*POLICIES, *published.MODELS))
+        yield f"POLICY is {task.policy!r}, and there is no such policy: name one of {names}, or hf:PATH."
+    yield from task_sources.misspelt(task.folder)
+
+
+def check_baselines(task: Task, one: SeedData) -> Iterator[CheckResult]:
+    """Whether each baseline gives an answer to every item of dev and test."""
+    for name, predict in task.baselines().items():
+        for split in ("dev", "test"):
+            try:
+                predict(one.public, one.split(split))
+            except Exception as wrong:
+                fault = f"The baseline {name!r} gives no answers for {split} ({why(wrong).rstrip('.')})."
+                yield CheckResult("baselines", FINDING, fault)
+                break
 
 
 def read_data(task: Task) -> tuple[list[SeedData], list[CheckResult]]:
@@ -155,6 +191,11 @@ def check_splits(task: Task, data: Sequence[SeedData]) -> Iterator[CheckResult]:
                 faults += 1
                 sentence = f"{divided} {kind}s of train lie in more than one fold, so a scaffold can look answers up"
                 yield CheckResult("splits", FINDING, f"{sentence} (seed {one.seed}): keep each in one fold.")
+        for split in SPLITS:
+            if blank := [item.id for item in one.split(split) if not item.prompt.strip() and not item.files]:
+                faults += 1
+                sentence = f"{len(blank)} items of {split} ask nothing, such as {blank[0]} (seed {one.seed})"
+                yield CheckResult("splits", FINDING, f"{sentence}: give each a prompt or files, or leave it out.")
     if not faults:
         ways = "by group" if task.shared_prompts else "by content and by group"
         yield CheckResult("splits", OK, f"The splits are disjoint {ways}, for {_seed_words(data)}.")
@@ -195,6 +236,13 @@ def _left_out_by(task: Task, one: SeedData, items: Sequence[Item]) -> str:
 def check_seeds(task: Task, data: Sequence[SeedData], other: AnswerScorer) -> Iterator[CheckResult]:
     """Whether each split and its gold follow from the seed, and from the same one. `other` calls another process."""
     faults = []
+    for one in data:
+        strange = [id for id, label in one.labels.items() if one.public.labels and label not in one.public.labels]
+        if strange:
+            faults.append(
+                f"{len(strange)} items have a label that is none of those on offer, such as {strange[0]} (seed "
+                f"{one.seed}): correct it, or name it among the labels of load."
+            )
     for one, again in zip(data, other(task.public, [(one.seed,) for one in data]), strict=True):
         if isinstance(again, Failed):
             faults.append(f"load fails in another process for seed {one.seed} ({again.reason}).")

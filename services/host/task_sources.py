@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,17 @@ from runtime.sandbox.bwrap import visible
 from tasks.contract import Item
 
 GOLD = "gold.py"
+CONSTANTS = {
+    "task.py": (
+        *("NAME", "DESCRIPTION", "POLICY", "GENERATIONS", "MAX_TOKENS", "SOLVED", "SIGNAL", "SHARED_STATE"),
+        *("SHARED_PROMPTS", "PRIVATE_PROMPTS"),
+    ),
+    "verifier.py": ("VERSION", "OUTCOMES", "REPEATS", "SECONDS", "NEEDS", "JUDGE"),
+    GOLD: ("EXTRA_METRICS", "PERTURBATIONS", "RELIABILITY"),
+}
+"""The constants that the contract knows, by file."""
+NEAR = 0.85
+"""How alike two names are that may be one misspelt."""
 IMPORTERS = ("import_module", "__import__")
 NEEDLE = (24, 80)
 """Least and most characters of a prompt that are looked for: a shorter one could stand anywhere."""
@@ -63,6 +75,38 @@ def ways_out_of_scaffold(files: Mapping[str, str], prefix: str) -> list[str]:
                 if outside and (name.startswith("..") or first not in own):
                     found.append(f"{prefix}{path}, line {line}, imports {name}")
     return found
+
+
+def misspelt(folder: Path) -> Iterator[str]:
+    """The constants of a task's files that are no word of the contract, but nearly one, in sentences."""
+    for file, words in CONSTANTS.items():
+        own = [name for name in _defined(folder / file) if name.isupper() and name not in words]
+        unused = [word for word in words if word not in _defined(folder / file)]
+        for name in own:
+            for meant in get_close_matches(name, unused, 1, NEAR):
+                yield f"{file} defines {name}, which nobody reads; call it {meant} if that is meant."
+
+
+def has_no_solve(files: Mapping[str, str]) -> bool:
+    """Whether a scaffold's agent.py gives nothing the name `solve`; a star import may."""
+    names = _names(_parsed(files.get("agent.py", ""), "scaffold/agent.py"))
+    return not {"solve", "*"} & set(names)
+
+
+def _defined(file: Path) -> list[str]:
+    return list(_names(_parsed(file.read_text("utf-8"), file.name))) if file.is_file() else []
+
+
+def _names(tree: ast.Module) -> Iterator[str]:
+    """What a module gives a name to, at any depth."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name
+            case ast.Name(id=name, ctx=ast.Store()):
+                yield name
+            case ast.alias(name=name, asname=other):
+                yield other or name
 
 
 def takes_seed(folder: Path) -> bool:

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from services.host.sources import ListedRun
 
 SIGNIFICANT = 0.05
+FAILURE_SHOWN = 300
+"""Characters of what an attempt failed of."""
 
 
 def head_line(run: str, started: RunStarted) -> str:
@@ -79,6 +81,8 @@ def generation_lines(row: Generation) -> list[str]:
         lines.append(f"      why: {row.reason}")
     if not row.accepted:
         lines.append(f"      {row.standing}: {row.verdict}")
+    if row.failure:
+        lines.append(f"      such as: {row.failure:.{FAILURE_SHOWN}}")
     return lines
 
 
@@ -196,7 +200,9 @@ class LiveRun:
 
 def why_failed(report: Report) -> str:
     """Why a run has no candidate, and where to look, in a sentence."""
-    cause = f" ({report.generations[0].verdict})" if report.generations and report.generations[0].verdict else ""
+    start = report.generations[0] if report.generations else Generation(generation=0)
+    such_as = f", such as: {one_line(start.failure).rstrip('.'):.{FAILURE_SHOWN}}" if start.failure else ""
+    cause = f" ({start.verdict}{such_as})" if start.verdict else ""
     sql = (
         f"select outcome, failure, count(*) from trajectories where run = '{report.run}' and failure is not null "
         "group by all"

@@ -9,10 +9,12 @@ from typing import Literal, get_args
 from events.errors import UsageError
 from tasks.loading import known
 
-TaskKind = Literal["labelled", "graded", "program", "submission"]
+TaskKind = Literal["labelled", "csv", "graded", "unlabelled", "program", "submission"]
 LAYERS: dict[TaskKind, tuple[str, ...]] = {
     "labelled": ("labelled",),
+    "csv": ("labelled", "csv"),
     "graded": ("graded",),
+    "unlabelled": ("unlabelled",),
     "program": ("program",),
     "submission": ("labelled", "submission"),
 }

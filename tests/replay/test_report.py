@@ -153,6 +153,12 @@ class _CallingLog(DecidedLog):
             super().say(fact)
 
 
+def test_a_generation_of_which_attempts_failed_says_what_they_failed_of() -> None:
+    rows = report_of(folder.read(HISTORIES / "attempts-that-fail")).generations
+    assert [row.failed for row in rows] == [0, 0, 2] and [row.failure for row in rows[:2]] == ["", ""]
+    assert "score raised ValueError: an answer that this verifier does not survive" in rows[2].failure
+
+
 @pytest.mark.parametrize("order", [None, 1, 2])
 def test_a_generation_that_became_no_candidate_has_its_own_calls(order: int | None) -> None:
     """By the calls that stand on the log, also where four generations are under way and end in any order."""

@@ -26,13 +26,15 @@ def verifier(text: str) -> Task:
         ("answer, label", "answer + label"),
         ("item, answer, label", "item.metadata['key']"),
         ("item, answer, label, tools", "tools"),
+        ("answer, label, tools", "answer + label + str(tools)"),
         ("*given", "len(given)"),
     ],
 )
 def test_a_scoring_function_is_given_what_it_takes(arguments: str, value: str) -> None:
     task = verifier(f"def score({arguments}): return Scored(1, 'right', str({value}))")
     details = task.score(ITEM, "a", "b").details
-    assert details == {"answer + label": "ab", "item.metadata['key']": "5", "tools": "None", "len(given)": "4"}[value]
+    given = {"answer + label": "ab", "item.metadata['key']": "5", "tools": "None", "len(given)": "4"}
+    assert details == {**given, "answer + label + str(tools)": "abNone"}[value]
 
 
 def test_a_verifier_says_what_its_words_mean_and_what_it_needs() -> None:
@@ -145,3 +147,27 @@ def test_a_task_without_labels_gives_none(tmp_path: Path, gold: str) -> None:
     else:
         with pytest.raises(Misconfigured, match="labels gave no label for 7 items"):
             task.gold(0)
+
+
+def test_what_a_tasks_own_code_raises_is_said_with_its_line(tmp_path: Path) -> None:
+    own = small_toy(tmp_path / "own")
+    text = (own / "data.py").read_text() + "\n\ndef labels(root, seed):\n    return len(None)\n"
+    (own / "data.py").write_text(text)
+    line = len(text.splitlines())
+    with pytest.raises(Misconfigured, match=rf"has no len\(\) \(data\.py, line {line}\); mend it and try again\.$"):
+        load(str(own)).labels(0)
+
+
+@pytest.mark.parametrize(
+    ("edits", "fault"),
+    [
+        ("object()", "EDITS is <object object at "),
+        ("['shorter']", "the edit 'shorter' has no name; expected an object with the strings name and summary"),
+        ("[type('Mine', (), {'name': 'mine', 'summary': 'Shorter.', 'apply': dict})()]", "has no applies; expected"),
+    ],
+)
+def test_a_catalogue_that_holds_no_edits_is_refused_in_a_sentence(edits: str, fault: str, tmp_path: Path) -> None:
+    own = small_toy(tmp_path / "own")
+    (own / "catalogue.py").write_text(f"EDITS = {edits}\n")
+    with pytest.raises(Misconfigured, match=re.escape(fault)):
+        load(str(own)).edits()

@@ -1,13 +1,14 @@
 """Splits, folds, near-duplicates and digests, as any task of labelled texts makes them."""
 
 import hashlib
+import re
 import zipfile
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from events.errors import CheckFailed, NotFound
+from events.errors import CheckFailed, NotFound, UserError
 from tasks import kit
 from tasks.contract import Example, Item
 
@@ -159,3 +160,23 @@ def test_files_of_no_package_come_from_a_folder_alone(tmp_path: Path) -> None:
         files.get(tmp_path / "root", tmp_path / "a")
     with pytest.raises(NotFound, match="a of mine is not under"):
         files.read(tmp_path / "root", "a")
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (None, "There is no file "),
+        (b"text,label\nGr\xf6sse,a\n", "line 2, is no UTF-8 text"),
+        (b"text,lable\nx,a\n", "has no column 'label', and those of its first line are 'text', 'lable'; name one."),
+        (b"", "has no column 'text', and those of its first line are none"),
+        (b"text,label\nx,a\ny\n", "line 3, has nothing in the column 'label'; fill it, or take the row out."),
+        (b"text,label\n ,a\n", "line 2, has nothing in the column 'text'"),
+        (b"text,label\nwell, no,a\n", "line 2, has more than 2 cells; put a text with commas in quotes."),
+        (b"text,label\n\n,\n", "has no rows below its first line"),
+    ],
+)
+def test_a_table_that_cannot_be_read_says_what_to_mend(content: bytes | None, fault: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "items.csv").write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(fault)):
+        kit.table(tmp_path / "items.csv", ["text", "label"])

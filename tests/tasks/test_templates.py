@@ -27,8 +27,8 @@ def test_a_new_task_keeps_the_contract_under_its_name(kind: str, tmp_path: Path)
     public = task.public(0)
     assert (task.name, public.name, task.generations) == ("my-task_2", "my-task_2", 2)
     assert task.submissions == (kind == "submission")
-    assert task.policy == ("tiny-lm" if kind in ("graded", "program") else "text-scorer")
-    assert len(task.gold(1)) == len(task.public(1).test) and len(task.edits()) == 1
+    assert task.policy == ("tiny-lm" if kind in ("graded", "unlabelled", "program") else "text-scorer")
+    assert len(task.gold(1)) == (0 if kind == "unlabelled" else len(task.public(1).test)) and len(task.edits()) == 1
     assert {example.fold for example in public.train} == {0, 1, 2, 3, 4}
     for predict in task.baselines().values():
         assert set(predict(public, public.dev)) == {item.id for item in public.dev}
@@ -45,9 +45,22 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     with pytest.raises(UsageError, match="mine is there already, and nothing is overwritten"):
         new_task("mine", "labelled", tmp_path)
-    with pytest.raises(UsageError, match="no kind of task 'odd'; expected one of labelled, graded"):
+    with pytest.raises(UsageError, match="no kind of task 'odd'; expected one of labelled, csv, graded"):
         new_task("yours", "odd", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"] and list((tmp_path / "mine").iterdir()) == []
+
+
+def test_a_csv_of_ones_own_takes_the_place_of_that_of_a_new_task(tmp_path: Path) -> None:
+    """As other programs write them: with a byte order mark, CRLF, empty rows, texts twice, and no ASCII."""
+    folder = new_task("mine", "csv", tmp_path / "with a space")
+    rows = [f'"Größe {number // 2}, bitte 👍",{"ja" if number % 3 else "nein"}' for number in range(60)]
+    (folder / "items.csv").write_bytes(("\ufefftext,label\r\n" + "\r\n\r\n,\r\n".join(rows)).encode())
+    task = load(str(folder))
+    public = task.public(0)
+    prompts = [{item.prompt for item in split} for split in (public.train, public.dev, public.test)]
+    assert public.labels == ("ja", "nein") and "Größe 7, bitte 👍" in set.union(*prompts)
+    assert len(public.train) + len(public.dev) + len(public.test) == 60
+    assert len(set.union(*prompts)) == 30 == sum(map(len, prompts)), "a text that stands twice is in one split"
 
 
 def test_new_tasks_follow_the_rules_of_style(tmp_path: Path) -> None:

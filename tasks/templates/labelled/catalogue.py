@@ -10,7 +10,7 @@ class SharedWords:
     """Offer the model less to choose from."""
 
     name = "shared_words"
-    summary = "Offer the two desks whose train messages share most words."
+    summary = "Offer the two labels whose train texts share most words."
 
     def apply(self, files: Mapping[str, str]) -> dict[str, str]:
         """The scaffold's files after the edit."""

@@ -333,7 +333,7 @@ def test_task_code_that_raises_is_misconfigured(tmp_path: Path) -> None:
     (folder / "data.py").write_text(
         (folder / "data.py").read_text().replace("    train = tuple(", "    raise KeyError('label')\n    train = (")
     )
-    with pytest.raises(Misconfigured, match=r"data\.py: load raised KeyError: 'label'; mend it"):
+    with pytest.raises(Misconfigured, match=r"data\.py: load raised KeyError: 'label' \(data\.py, line \d+\); mend it"):
         load(str(folder)).public(0)
 
 

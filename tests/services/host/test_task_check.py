@@ -46,6 +46,7 @@ def checked(folder: Path, most: int | None = 10) -> list[CheckResult]:
     results += task_check.check_sources(task)
     if data:
         results += task_check.check_splits(task, data)
+        results += task_check.check_baselines(task, data[0])
         results += task_check.check_seeds(task, data, in_process)
         results += task_check.check_scores(task, data, in_process, in_process, most)
     return results
@@ -204,6 +205,52 @@ FAULTS: dict[str, tuple[tuple[Change, ...], str, str]] = {
         "levers",
         "The edit shared_words cannot be made (FileNotFoundError: ",
     ),
+    "a constant is misspelt": (
+        (("task.py", "GENERATIONS = 2", "GENERATIONS = 2\nMAX_TOKEN = 3"),),
+        "names",
+        "task.py defines MAX_TOKEN, which nobody reads; call it MAX_TOKENS if that is meant.",
+    ),
+    "there is no such policy": (
+        (("task.py", "text-scorer", "text-scorrer"),),
+        "names",
+        "POLICY is 'text-scorrer', and there is no such policy: name one of text-scorer, tiny-lm, smollm2",
+    ),
+    "the task has the name of another": (
+        (("task.py", '"mine"', '"lawbench"'),),
+        "names",
+        "NAME is 'lawbench', which is a task that comes with evolog",
+    ),
+    "the scaffold cannot be called": (
+        (("scaffold/agent.py", "def solve(", "def solves("),),
+        "levers",
+        "scaffold/agent.py defines no solve(item, model, data)",
+    ),
+    "an edit makes a scaffold that cannot be called": (
+        (("steps/shared_words.py", "def solve(", "def solves("),),
+        "levers",
+        "The agent.py of the edit shared_words defines no solve(item, model, data).",
+    ),
+    "a baseline gives no answers": (
+        (("baselines.py", "item.id: label", "item.prompt: label"),),
+        "baselines",
+        "The baseline 'the commonest label' gives no answers for dev (",
+    ),
+    "a prompt is empty": (
+        (
+            (
+                "data.py",
+                TEST,
+                "[Item(i.id, ' ' if (i.id, seed) == ('test-1', 0) else i.prompt, i.group) for i in " + TEST + "]",
+            ),
+        ),
+        "splits",
+        "1 items of test ask nothing, such as test-1 (seed 0)",
+    ),
+    "a label is misspelt": (
+        (("data.py", "return {item.id: label for", 'return {item.id: label.replace("billing", "biling") for'),),
+        "seeds",
+        "items have a label that is none of those on offer, such as case-",
+    ),
     "a small language model has no traces": (
         (("task.py", "text-scorer", "tiny-lm"),),
         "levers",
@@ -265,7 +312,7 @@ def forget_package(folder: Path) -> None:
         del sys.modules[name]
 
 
-@pytest.mark.parametrize("kind", ["labelled", "graded", "submission"])
+@pytest.mark.parametrize("kind", ["labelled", "csv", "graded", "unlabelled", "submission"])
 def test_a_new_task_is_sound(planted: Callable[..., Path], kind: str) -> None:
     results = checked(planted(kind=kind), None)
     assert {result.status for result in results} == {OK}, results

@@ -10,7 +10,14 @@ from replay.best_answer import BestAnswer
 from replay.report import Generation, Report, Spent, cell_label
 from replay.votes import DevVote
 from services.views.progress import stdout
-from services.views.run import ablation_table, final_table, generation_lines, show_report, verdict_on_the_model
+from services.views.run import (
+    ablation_table,
+    final_table,
+    generation_lines,
+    show_report,
+    verdict_on_the_model,
+    why_failed,
+)
 from tests.harness.printed import printed
 
 
@@ -44,6 +51,13 @@ def test_what_a_model_wrote_is_no_markup(capsys: pytest.CaptureFixture[str]) -> 
     row = Generation(generation=1, lever="scaffold", change="[/b] [red]", reason="[/x]", accepted=True)
     final_table(stdout(), Report(run="r", reason="[/oops]", generations=[row]))
     assert "[/oops]" in capsys.readouterr().out
+
+
+def test_a_candidate_that_failed_says_of_what_and_so_does_its_run() -> None:
+    row = Generation(generation=0, standing="rejected", verdict="8 of 8 attempts failed", failure="It\nbroke. " * 99)
+    assert generation_lines(row)[-1].startswith("      such as: It\nbroke. It") and len(generation_lines(row)[-1]) < 330
+    said = why_failed(Report(run="r", reason="no start", generations=[row]))
+    assert said.startswith("no start (8 of 8 attempts failed, such as: It\\nbroke. It") and "evolog sql" in said
 
 
 def test_rollouts_stand_beside_every_score() -> None:

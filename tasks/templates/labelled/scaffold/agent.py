@@ -1,8 +1,8 @@
-"""Where a run starts: ask for the desk, with every label allowed."""
+"""Where a run starts: ask for the label, with every one allowed."""
 
 from typing import Any
 
 
 def solve(item: Any, model: Any, data: Any) -> Any:
-    """The desk that the model names."""
+    """The label that the model names."""
     return model.complete(item.prompt, choices=data.labels).text

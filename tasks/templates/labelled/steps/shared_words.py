@@ -1,10 +1,10 @@
-"""Ask for the desk, among the two whose train messages share most words."""
+"""Ask for the label, among the two whose train texts share most words."""
 
 from typing import Any
 
 
 def solve(item: Any, model: Any, data: Any) -> Any:
-    """The desk that the model names."""
+    """The label that the model names."""
     words, votes = set(item.prompt.split()), dict.fromkeys(data.labels, 0.0)
     for example in data.train:
         votes[example.label] += len(words & set(example.prompt.split())) ** 2
