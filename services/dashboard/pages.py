@@ -21,7 +21,6 @@ from events.fact import Fact
 from events.gold import AuditFinished, DevAnswersScored, DriftFlagged, GoldFailed, GoldScored, PairMeasured
 from replay.archive.query import QueryResult, text_literal
 from replay.archive.schema import tables
-from services.dashboard.audit_page import audit_content
 from services.dashboard.charts import ChartPoint, Happening, Line, chart, sparkline, timeline
 from services.dashboard.source import Row, Source, clip
 from services.views.query_result import as_csv
@@ -414,11 +413,12 @@ async def audit(source: Source, request: Request) -> Content:
     run = request.path_params["run"]
     row = await _run(source, run)
     gold = await source.gold_facts(run, *AUDIT_TYPES)
-    kept = await source.kept_audit(run) if source.with_gold else None
+    kept, waiting = await source.audits.content(run) if source.with_gold else (None, False)
     return {
         "run": run,
         "row": row,
-        "audit": audit_content(kept) if kept else None,
+        "audit": kept,
+        "waiting": waiting,
         "flags": [fact for fact in gold if isinstance(fact, DriftFlagged)],
         "pairs": sum(isinstance(fact, PairMeasured) for fact in gold),
         "cells": [fact for fact in gold if isinstance(fact, GoldScored)],

@@ -7,6 +7,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,9 +23,11 @@ from replay.audit.audit import AuditReport
 from runtime.blobs.directory import Blobs
 from runtime.run.loading import TaskAccess
 from runtime.status import Status
+from services.dashboard.audit_page import KeptAudits
+from services.dashboard.broker import Broker
 from services.host.blobs import reading_blobs
 from services.host.context import operator
-from services.host.kept_audits import kept_audit
+from services.host.kept_audits import BlockMemory, kept_audit
 from services.host.node import Node
 from services.host.statuses import read_statuses
 
@@ -48,18 +51,23 @@ class Clipped(NamedTuple):
 
 
 class Source:
-    """Reads one project directory for the pages, whether it is up or not."""
+    """Reads one project directory for the pages, whether it is up or not; or, with a `broker`, another host's."""
 
-    def __init__(self, directory: Path, *, with_gold: bool) -> None:
+    def __init__(self, directory: Path, *, with_gold: bool, broker: Broker | None = None) -> None:
         self.node = Node(directory)
-        self.with_gold = with_gold
-        """Whether facts of GOLD may be shown: the directory's operator asked for them."""
+        self.broker = broker
+        self._login = broker.login if broker else None
+        self.with_gold = with_gold and (broker is None or broker.reads_gold)
+        """Whether facts of GOLD may be shown: the operator asked for them."""
         self._asking = asyncio.Lock()
         self._head, self._looked = 0, -math.inf
+        self._blocks = BlockMemory()
+        self.audits = KeptAudits(self.kept_audit)
 
     async def result(self, sql: str) -> QueryResult:
         """The answer of the archive to a query, as `evolog sql` gives it; raises what that raises."""
-        return await asyncio.to_thread(query, self.node.directory, sql)
+        ask = self.broker.query if self.broker else partial(query, self.node.directory)
+        return await asyncio.to_thread(ask, sql)
 
     async def rows(self, sql: str) -> list[Row]:
         """The rows of an answer, each by its columns' names."""
@@ -89,7 +97,7 @@ class Source:
 
     async def statuses(self) -> list[Status]:
         """What each process of a service does and waits for now, as it says itself; nothing where none is up."""
-        return await asyncio.to_thread(read_statuses, self.node)
+        return await asyncio.to_thread(read_statuses, self.node, self._login)
 
     async def files(self, tree: str) -> dict[str, Clipped]:
         """The files of a scaffold by path, as text."""
@@ -108,12 +116,18 @@ class Source:
         return clip(content.decode("utf-8", "replace"))
 
     def _read_blobs(self, read: Callable[[Blobs], T]) -> T:
-        with reading_blobs(self.node) as blobs:
+        with self.broker.blobs() if self.broker else reading_blobs(self.node) as blobs:
             return read(blobs)
 
-    async def kept_audit(self, run: str) -> AuditReport | None:
-        """The audit of a finished run that `evolog audit` has kept, if all is as it was then; it is never made here."""
-        return await asyncio.to_thread(kept_audit, self.node, run, TaskAccess(folder="", trusted=False, exported=False))
+    def kept_audit(self, run: str) -> AuditReport | None:
+        """The audit of a finished run that `evolog audit` has kept, if all is as it was then; it is never made here.
+
+        Beyond the broker's host there is none.
+        """
+        if self.broker:
+            return None
+        access = TaskAccess(folder="", trusted=False, exported=False)
+        return kept_audit(self.node, run, access, self._blocks.read)
 
     async def gold_facts(self, run: str, *kinds: type[Fact]) -> list[Fact]:
         """The facts of GOLD of these types about a run, in the order in which they were stored; none without gold."""
@@ -132,14 +146,14 @@ class Source:
         """
         if not (self.with_gold and runs):
             return []
-        if self.node.alive():
+        if self.broker or self.node.alive():
             return await self._gold_log(runs, kinds, newest)
         if self.node.gold_archive.exists():
             return await asyncio.to_thread(_gold_archive, self.node.gold_archive, runs, kinds, newest)
         return []
 
     async def _gold_log(self, runs: Sequence[str], kinds: Sequence[type[Fact]], newest: bool) -> list[tuple[str, Fact]]:
-        async with operator(self.node) as connection:
+        async with operator(self.node, self._login) as connection:
             log = connection.log(GOLD)
             found = await log.last([subjects.subject(GOLD, run, "*", kind.tag()) for run in runs for kind in kinds])
             places = sorted(found, key=lambda place: found[place].sequence)
