@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from events import codec, subjects
-from events.errors import NotFound, UserError
+from events.errors import UserError
 from events.fact import Fact
 from events.gold import DriftFlagged
 from events.subjects import GOLD
@@ -73,12 +73,13 @@ class Source:
         """The rows of an answer, each by its columns' names."""
         return _rows(await self.result(sql))
 
-    async def row(self, sql: str, missing: str) -> Row:
-        """The only row of an answer; raises `NotFound` with this sentence where there is none."""
-        rows = await self.rows(sql)
-        if not rows:
-            raise NotFound(missing)
-        return rows[0]
+    async def together(self, **questions: str) -> dict[str, list[Row]]:
+        """The rows of several answers, by name, which the archive is asked for at once: opening it, or a process that
+        reads it, takes longer than most answers do. Times are texts in the form that DuckDB gives them.
+        """
+        parts = (f'ARRAY(SELECT answered FROM (\n{sql}\n) answered) AS "{name}"' for name, sql in questions.items())
+        (answers,) = await self.rows(f"SELECT {', '.join(parts)}")
+        return {name: answers[name] or [] for name in questions}
 
     async def head(self) -> int:
         """The sequence of the last event that the archive holds, at most `HEAD_SECONDS` old; 0 without an archive.
