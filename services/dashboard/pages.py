@@ -160,6 +160,7 @@ async def overview(source: Source, request: Request) -> Content:
     row, generations = answers["row"][0], answers["generations"]
     shown = generations[:LONGEST_LISTING]
     gold = await source.gold_facts(run, DevAnswersScored, GoldScored, GoldFailed)
+    services = await _services(source, run)
     spent, costs = 0, []
     for one in shown:
         spent += int(one["tokens"] or 0)
@@ -171,7 +172,9 @@ async def overview(source: Source, request: Request) -> Content:
         "next": _address(request, after=shown[-1]["generation"]) if len(generations) > LONGEST_LISTING else "",
         "picture": chart([_dev_line(run, shown), *_gold_lines(gold)], f"Scores of {run} by generation", "generation"),
         "costs": chart([Line("tokens so far", "tokens", costs)], f"Tokens of {run}", "generation", unit=False),
-        "services": await _services(source, run),
+        "services": services,
+        "idle": [one["name"] for one in services if not (one["words"] or one["error"])],
+        "elsewhere": source.broker is not None,
         "last": answers["last"],
         "cells": [fact for fact in gold if isinstance(fact, GoldScored)],
         "cells_failed": [fact for fact in gold if isinstance(fact, GoldFailed)],
@@ -208,13 +211,13 @@ def _mean(scores: Mapping[str, Sequence[float]]) -> float | None:
 
 
 async def _services(source: Source, run: str) -> list[Row]:
-    """What each process does and waits for now, in words, for this run or for no run in particular."""
+    """What each process does and waits for now, in words that name it, for this run or for no run in particular."""
     now = time.time()
     return [
         {
             "name": status.process,
             "host": status.host,
-            "words": "; ".join(present(run, [status], now)) or "has nothing in hand",
+            "words": "; ".join(present(run, [status], now)),
             "error": status.last_error,
         }
         for status in await source.statuses()
@@ -302,8 +305,14 @@ def _diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     for path in sorted({*before, *after}):
         old, new = (side[path].text if path in side else "" for side in (before, after))
         if old != new:
-            lines = difflib.unified_diff(old.splitlines(), new.splitlines(), f"a/{path}", f"b/{path}", lineterm="")
-            parts.append(f"diff --git a/{path} b/{path}\n" + "\n".join(lines))
+            old_name, new_name = (f"{side}/{path}" for side in "ab")
+            head = f"diff --git {old_name} {new_name}\n"
+            if path not in before:
+                old_name, head = "/dev/null", f"{head}new file mode 100644\n"
+            if path not in after:
+                new_name, head = "/dev/null", f"{head}deleted file mode 100644\n"
+            lines = difflib.unified_diff(old.splitlines(), new.splitlines(), old_name, new_name, lineterm="")
+            parts.append(head + "\n".join(lines))
     return "\n".join(parts)
 
 
@@ -419,7 +428,8 @@ async def audit(source: Source, request: Request) -> Content:
         "pairs": sum(isinstance(fact, PairMeasured) for fact in gold),
         "cells": [fact for fact in gold if isinstance(fact, GoldScored)],
         "finished": any(isinstance(fact, AuditFinished) for fact in gold),
-        "picture": chart(_gold_lines(gold), f"Gold of {run}", "generation"),
+        "picture": chart(lines, f"Gold of {run}", "generation") if (lines := _gold_lines(gold)) else "",
+        "elsewhere": source.broker is not None,
     }
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from events import codec, subjects
+from events.codec import Event
 from events.errors import UserError
 from events.fact import Fact
 from events.gold import DriftFlagged
@@ -21,6 +22,7 @@ from events.subjects import GOLD
 from replay.archive.query import QueryResult, query, query_file, text_literal
 from replay.audit.audit import AuditReport
 from runtime.blobs.directory import Blobs
+from runtime.log.port import Log, Stored
 from runtime.run.loading import TaskAccess
 from runtime.status import Status
 from services.dashboard.audit_page import KeptAudits
@@ -37,7 +39,9 @@ LONGEST_FILE = 200_000
 HEAD_SECONDS = 1.0
 """Seconds for which what was asked of the log's head counts."""
 MOST_GOLD = 5000
-"""Facts of GOLD that a page reads at most."""
+"""Facts of GOLD that a page reads at most, and small ones that are remembered."""
+SMALL_FACT = 2000
+"""Bytes of a fact of GOLD that is remembered."""
 
 Row = Mapping[str, Any]
 T = TypeVar("T")
@@ -62,6 +66,7 @@ class Source:
         self._asking = asyncio.Lock()
         self._head, self._looked = 0, -math.inf
         self._blocks = BlockMemory()
+        self._small_gold: dict[tuple[str, int], tuple[int, Event]] = {}
         self.audits = KeptAudits(self.kept_audit)
 
     async def result(self, sql: str) -> QueryResult:
@@ -160,11 +165,24 @@ class Source:
             places = sorted(found, key=lambda place: found[place].sequence)
             if newest:
                 places = list({subjects.run_of(place): place for place in places}.values())
-            stored = [
-                one for place in places for one in await log.read(1, 1, place)
-            ]  # not what was appended there later
-        events = [codec.decode_at(one.subject, one.data) for one in sorted(stored, key=lambda one: one.sequence)]
-        return [(event.run, event.data) for event in events]
+            read = [await self._first(log, found[place]) for place in places]
+        return [(event.run, event.data) for _, event in sorted((one for one in read if one), key=lambda one: one[0])]
+
+    async def _first(self, log: Log, last: Stored) -> tuple[int, Event] | None:
+        """The first event at a place of GOLD, not what was appended there later, with its sequence. A small one is
+        remembered for the next page.
+        """
+        key = (last.subject, last.sequence)
+        if key in self._small_gold:
+            return self._small_gold[key]
+        for one in await log.read(1, 1, last.subject):
+            event = one.sequence, codec.decode_at(one.subject, one.data)
+            if len(one.data) <= SMALL_FACT:
+                if len(self._small_gold) >= MOST_GOLD:
+                    self._small_gold.clear()
+                self._small_gold[key] = event
+            return event
+        return None
 
 
 def _gold_archive(path: Path, runs: Sequence[str], kinds: Sequence[type[Fact]], newest: bool) -> list[tuple[str, Fact]]:
