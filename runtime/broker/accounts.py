@@ -29,7 +29,8 @@ API = "$JS.keeper.API"
 """The prefix under which a user finds the part of the JetStream API that it may use (nats-py:
 `client.jetstream(prefix=API)`).
 """
-USERS = (*SERVICES, OPERATOR, DASHBOARD, BOOTSTRAP)
+USERS = (*SERVICES, OPERATOR, BOOTSTRAP)
+"""The accounts that have a password on the broker's host. A dashboard is let in by the key of a bundle alone."""
 LONGEST_FETCH = 60.0
 """Seconds that a service may wait in one fetch."""
 READERS = ("archivist", "controller", OPERATOR)
@@ -72,7 +73,7 @@ def accounts_of(
     # names, and asks nobody's leave: with `$JS.API.STREAM.DELETE.EVOLOG` as the reply, a service that may only read had
     # the log deleted (nats-server 2.15.1). Across accounts the answer comes out in the asker's own account, where
     # nothing listens.
-    rights = {user: rights_of(user) for user in USERS}
+    rights = {user: rights_of(user) for user in (*USERS, DASHBOARD)}
     granted: dict[str, list[str]] = {}
     for user, subjects in rights.items():
         for subject in subjects:

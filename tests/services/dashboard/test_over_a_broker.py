@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from events.catalogue import SERVICES
 from events.errors import UsageError
+from runtime.broker.accounts import API, DASHBOARD, permissions_of, status_subject
 from runtime.broker.children import free_port
 from runtime.broker.issuing import add_bundle, start_issuing
 from services.dashboard.broker import Broker
@@ -29,16 +31,26 @@ def test_a_bundle_of_the_dashboard_reads_no_gold_and_the_operators_does(tmp_path
         assert broker.reads_gold is reads and broker.login().user == account
 
 
+def test_its_account_asks_and_reads_and_appends_nothing() -> None:
+    publish, subscribe = permissions_of(DASHBOARD)
+    assert subscribe == ("_INBOX_dashboard.>",)
+    assert set(publish) == {
+        "archive.>",
+        f"{API}.DIRECT.GET.BLOBS.blob.*.*",
+        *(status_subject(service) for service in SERVICES),
+    }
+
+
 @pytest.mark.slow
 def test_every_page_is_shown_over_the_broker_and_gold_to_the_operator_alone(tmp_path: Path) -> None:
     system = CliHarness(tmp_path / "first")
     system.patience = 600.0
     address = f"127.0.0.1:{free_port()}"
     system.evolog("credentials", "init", "--address", address)
-    bundles = {}
-    for account in ("dashboard", "operator"):
-        path = Path(system.evolog("credentials", "add", f"for-{account}", account).out.strip())
-        bundles[account] = Path(shutil.copy(system.folder / path, tmp_path / f"{account}.json"))
+    made = {
+        account: system.folder / system.evolog("credentials", "add", f"for-{account}", account).out.strip()
+        for account in ("dashboard", "operator")
+    }
     up = system.start("up", "--listen", address, "--blobs", "stream")
     try:
         wait_until(lambda: system.node.alive() or up.poll() is not None, "evolog is up")
