@@ -197,14 +197,17 @@ WITH RECURSIVE past(run, holder, last) AS (
     SELECT p.run, s.parent_run, s.parent_sequence::BIGINT
     FROM past p JOIN run_started s ON s.run = p.holder JOIN run_started h ON h.run = s.parent_run
     WHERE (s.verifier, s.verifier_code, s.base_model, s.max_tokens) = (h.verifier, h.verifier_code, h.base_model, h.max_tokens)
-), rolled_back AS (  -- with all that was made from it; the start stays
-    SELECT DISTINCT p.run, l.candidate FROM audit_released r JOIN past p ON p.holder = r.run AND r.seq <= p.last
-    JOIN lineage l ON l.ancestor_generation = r.generation WHERE r.action = 'rollback' AND l.generation > 0
+), undone(run, generation, candidate) AS (  -- what was rolled back, with all that was made from it
+    SELECT p.run, c.generation, c.candidate FROM audit_released r JOIN past p ON p.holder = r.run AND r.seq <= p.last
+    JOIN candidates c ON c.generation = r.generation WHERE r.action = 'rollback'
+    UNION
+    SELECT u.run, c.generation, c.candidate FROM undone u JOIN candidates c ON list_contains(c.parents, u.candidate)
 ), best AS (
     SELECT p.run, arg_max(e.score, a.seq) AS score, arg_max(a.candidate, a.seq) AS candidate
     FROM past p JOIN candidate_accepted a ON a.run = p.holder AND a.seq <= p.last
     JOIN candidate_evaluated e ON e.run = a.run AND e.candidate = a.candidate
-    WHERE NOT EXISTS (SELECT 1 FROM rolled_back g WHERE g.run = p.run AND g.candidate = a.candidate) GROUP BY p.run
+    WHERE NOT EXISTS (SELECT 1 FROM undone u WHERE u.run = p.run AND u.candidate = a.candidate AND u.generation > 0)  -- the start stays
+    GROUP BY p.run
 ), used AS (
     SELECT run, sum(rollouts) AS rollouts, sum(tokens) AS tokens, sum(micro_usd) AS micro_usd, sum(unreported) AS unreported,
         sum(unpriced) AS unpriced

@@ -15,6 +15,8 @@ from events.subjects import BLOB_PREFIX, BLOBS, GOLD, GOLD_BLOBS, LOG, PREFIX
 
 OPERATOR = "operator"
 """The account of the command line."""
+DASHBOARD = "dashboard"
+"""The account of a dashboard on another host: it reads the archive and blobs, and nothing of gold."""
 BOOTSTRAP = "bootstrap"
 """The account that makes the streams and consumers, and can do nothing else."""
 KEEPER = "keeper"
@@ -28,6 +30,7 @@ API = "$JS.keeper.API"
 `client.jetstream(prefix=API)`).
 """
 USERS = (*SERVICES, OPERATOR, BOOTSTRAP)
+"""The accounts that have a password on the broker's host. A dashboard is let in by the key of a bundle alone."""
 LONGEST_FETCH = 60.0
 """Seconds that a service may wait in one fetch."""
 VERSION_KEY = "evolog"
@@ -41,10 +44,12 @@ BLOB_USERS: Mapping[str, tuple[str, ...]] = {
     BLOBS: ("meta_agent", "feedback_agent", "executor", "verifier", "policy", "trainer", "auditor", OPERATOR),
     GOLD_BLOBS: ("auditor", OPERATOR),
 }
-"""Who reads and adds to each stream of blobs."""
+"""Who reads and adds to each stream of blobs. A dashboard reads those of `BLOBS` alone."""
+WATCHERS = (OPERATOR, DASHBOARD)
+"""Who may ask services for what they do at present."""
 QUESTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "policy": ("policy.>", ("executor", "auditor", "meta_agent", "feedback_agent")),
-    "archivist": ("archive.>", ("meta_agent", "feedback_agent")),
+    "archivist": ("archive.>", ("meta_agent", "feedback_agent", OPERATOR, DASHBOARD)),
 }
 """The services that are asked, with the subjects that they hear, and who may ask them (`runtime/log/questions.py`)."""
 ANSWERS = "_R_.>"
@@ -70,7 +75,7 @@ def accounts_of(
     # names, and asks nobody's leave: with `$JS.API.STREAM.DELETE.EVOLOG` as the reply, a service that may only read had
     # the log deleted (nats-server 2.15.1). Across accounts the answer comes out in the asker's own account, where
     # nothing listens.
-    rights = {user: rights_of(user) for user in USERS}
+    rights = {user: rights_of(user) for user in (*USERS, DASHBOARD)}
     granted: dict[str, list[str]] = {}
     for user, subjects in rights.items():
         for subject in subjects:
@@ -91,11 +96,11 @@ def accounts_of(
             permissions["allow_responses"] = {"max": 1, "expires": STATUS_LIMIT}
             limits = {"response": "stream", "response_threshold": STATUS_LIMIT}
             exported: list[dict[str, object]] = [
-                {"service": status_subject(user), "accounts": [OPERATOR], **limits},
+                {"service": status_subject(user), "accounts": list(WATCHERS), **limits},
                 *(_export_of_questions(heard, askers) for heard, askers in _heard_by(user).items()),
             ]
             account["exports"] = exported
-        if user == OPERATOR:
+        if user in WATCHERS:
             imports += [{"service": {"account": service, "subject": status_subject(service)}} for service in SERVICES]
         logins = [{"user": user, "password": passwords[user]}] if user in passwords else []
         logins += [{"nkey": public} for public in keys.get(user, ())]
@@ -113,7 +118,7 @@ def status_subject(service: str) -> str:
 def permissions_of(user: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The subjects, as a user's own account names them, to which it may publish and subscribe."""
     publish = [_local(subject) for subject in rights_of(user)]
-    publish += [status_subject(service) for service in SERVICES] if user == OPERATOR else []
+    publish += [status_subject(service) for service in SERVICES] if user in WATCHERS else []
     publish += [*_asked_by(user).values(), *([ANSWERS] if _heard_by(user) else [])]
     subscribe = [f"{inbox_of(user)}.>", *([status_subject(user)] if user in SERVICES else []), *_heard_by(user)]
     return tuple(publish), tuple(subscribe)
@@ -121,6 +126,8 @@ def permissions_of(user: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def rights_of(user: str) -> list[str]:
     """The subjects, as the streams' account names them, to which a user may publish."""
+    if user == DASHBOARD:
+        return [f"$JS.API.DIRECT.GET.{BLOBS}.{BLOB_PREFIX[BLOBS]}.*.*"]
     if user == BOOTSTRAP:
         return [
             *(

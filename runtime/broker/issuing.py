@@ -19,7 +19,7 @@ import msgspec
 from events.catalogue import SERVICES
 from events.errors import Misconfigured, NotFound, UsageError
 from events.secret import Secret
-from runtime.broker.accounts import OPERATOR, inbox_of, permissions_of
+from runtime.broker.accounts import DASHBOARD, OPERATOR, inbox_of, permissions_of
 from runtime.broker.credentials import Bundle, Grant, draw_key, key_lines, write_private
 from runtime.broker.store import back_end
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from runtime.broker.certificates import Certified
 
 USUAL_PORT = 4222
-ISSUABLE = (*SERVICES, OPERATOR)
+ISSUABLE = (*SERVICES, OPERATOR, DASHBOARD)
 """The accounts that may be reached from other hosts."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 

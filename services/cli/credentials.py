@@ -60,7 +60,7 @@ def init(directory: Path, address: str, tls_cert: Path | None, tls_key: Path | N
 @click.argument("services", nargs=-1, required=True)
 @directory
 def add(name: str, services: tuple[str, ...], directory: Path) -> None:
-    """Make one more bundle NAME, with a key for each of these services, or for the operator.
+    """Make one more bundle NAME, with a key for each of these services, the operator or the dashboard.
 
     A bundle for each host lets you withdraw one and leave the others. It prints the bundle's path.
     """

@@ -29,6 +29,8 @@ def service(name: str, directory: Path, index: int, nats: str | None, credential
     """
     from events.catalogue import SERVICES
 
+    if name == "dashboard":
+        raise UsageError("The dashboard is started by `evolog ui`, which takes --credentials too.")
     if name not in SERVICES:
         raise UsageError(f"There is no service {name!r}; expected one of {', '.join(SERVICES)}.")
     if nats:

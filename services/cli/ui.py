@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from events.errors import Misconfigured, NotFound, UsageError
-from services.cli.options import directory, examples
+from services.cli.options import credentials_option, directory, examples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
-@click.command(epilog=examples("evolog ui", "evolog ui --port 8500 --no-gold"))
+@click.command(
+    epilog=examples("evolog ui", "evolog ui --port 8500 --no-gold", "evolog ui --credentials dashboard.json")
+)
 @directory
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8484, show_default=True, help="0: one that is free.")
@@ -27,14 +29,24 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 )
 @click.option("--tls-key", type=click.Path(path_type=Path, dir_okay=False), help="The certificate's key.")
 @click.option("--gold/--no-gold", default=True, show_default=True, help="Whether what the auditor knows is shown.")
+@credentials_option
 def ui(
-    directory: Path, host: str, port: int, token: str, tls_cert: Path | None, tls_key: Path | None, gold: bool
+    directory: Path,
+    host: str,
+    port: int,
+    token: str,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    gold: bool,
+    credentials: Path | None,
 ) -> None:
     """Show the runs in a browser.
 
-    Scores, lineage, trajectories, audit, training, history and SQL; it only reads.
+    Scores, lineage, trajectories, audit, training, history and SQL; it only reads. With --credentials the runs are
+    another host's, and --dir keeps what is read of their blobs.
     """
     from services.dashboard.server import serve  # with the packages of the extra
+    from services.host.node import Node
 
     if (tls_cert is None) != (tls_key is None):
         raise UsageError("A certificate and its key belong together: give both --tls-cert and --tls-key, or neither.")
@@ -44,9 +56,12 @@ def ui(
         )
     if token and len(token) < 16:
         raise UsageError("A token has at least 16 characters; leave --token out, and one is made.")
+    if credentials:
+        Node(directory).make()
     if not directory.is_dir():
         raise NotFound(f"There is no project directory {directory}: `evolog run TASK` makes one.")
-    serve(directory, host, port, token, (tls_cert, tls_key) if tls_cert and tls_key else None, gold=gold)
+    tls = (tls_cert, tls_key) if tls_cert and tls_key else None
+    serve(directory, host, port, token, tls, gold=gold, bundle=credentials)
 
 
 def ui_option(function: Any) -> Any:

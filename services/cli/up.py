@@ -72,6 +72,8 @@ def up(
     level_of(os.environ.get(LEVEL_VARIABLE))  # said here, once, rather than by every service
 
     names = [name.strip() for name in only.split(",") if name.strip()]
+    if "dashboard" in names:
+        raise UsageError("The dashboard is no part of --only: add --ui, or start `evolog ui` by itself.")
     if unknown := [name for name in names if name not in SERVICES]:
         raise UsageError(f"There is no service {unknown[0]!r}; expected some of {', '.join(SERVICES)}.")
     if sum(map(bool, (nats, listen, credentials))) > 1:

@@ -137,8 +137,11 @@ async def _page(
         status = 200
     except UserError as wrong:
         template, status = "error.html", STATUS.get(type(wrong), 500)
-        content = {"sentence": str(wrong)}
-    return _html(templates, template, {"gold": source.with_gold, "path": request.url.path, **content}, status)
+        live = isinstance(wrong, TryAgain | Unavailable | NotFound)  # what it lacks may come with the next event
+        content = {"sentence": str(wrong), "live": live}
+    address = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    common = {"gold": source.with_gold, "path": request.url.path, "address": address}
+    return _html(templates, template, {**common, **content}, status)
 
 
 def _html(templates: Environment, template: str, content: Mapping[str, Any], status: int) -> HTMLResponse:
@@ -146,7 +149,8 @@ def _html(templates: Environment, template: str, content: Mapping[str, Any], sta
 
 
 async def _not_found(templates: Environment, request: Request, _: Exception) -> Response:
-    content = {"gold": False, "path": request.url.path, "sentence": f"There is no page {request.url.path} here."}
+    sentence = f"There is no page {request.url.path} here."
+    content = {"gold": False, "path": request.url.path, "sentence": sentence, "live": False}
     return _html(templates, "error.html", content, 404)
 
 

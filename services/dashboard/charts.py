@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 260, 52, 20, 14, 34
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 260, 60, 20, 14, 44
 """Of a chart in units of its own, and of its margins."""
 LONGEST_GAP = 2.0
 """Seconds of a pause that a timeline draws in full."""
@@ -100,7 +100,7 @@ def timeline(events: Sequence[Happening]) -> Markup:
         if gap > LONGEST_GAP:
             gaps.append((now - LONGEST_GAP / 2, gap))
         places.append(now)
-    left, height = 110, 26 * len(lanes) + 30
+    left, height = 150, 26 * len(lanes) + 30
     scale = (WIDTH - left - RIGHT) / (now or 1.0)
     parts = [
         f'<text class="tick" x="{left - 8}" y="{26 * row + 22}" text-anchor="end">{escape(lane)}</text>'
@@ -176,7 +176,7 @@ def _figure(value: float) -> str:
 def _x_axis(low: float, high: float, at: Place, y_low: float, label: str) -> list[str]:
     steps = [value for value in _ticks(low, high) if value == int(value)] or [low]
     parts = [
-        f'<text class="tick" x="{at(value, y_low)[0]:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">'
+        f'<text class="tick" x="{at(value, y_low)[0]:.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">'
         f"{_figure(value)}</text>"
         for value in steps
     ]

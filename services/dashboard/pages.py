@@ -21,7 +21,6 @@ from events.fact import Fact
 from events.gold import AuditFinished, DevAnswersScored, DriftFlagged, GoldFailed, GoldScored, PairMeasured
 from replay.archive.query import QueryResult, text_literal
 from replay.archive.schema import tables
-from services.dashboard.audit_page import audit_content
 from services.dashboard.charts import ChartPoint, Happening, Line, chart, sparkline, timeline
 from services.dashboard.source import Row, Source, clip
 from services.views.query_result import as_csv
@@ -41,37 +40,48 @@ async def runs(source: Source, request: Request) -> Content:
     """All runs: state, task, levers, score, cost, with a filter and an order."""
     text, order = request.query_params.get("filter", ""), request.query_params.get("order", "started")
     column = RUN_ORDERS[_one_of(order, RUN_ORDERS, "order")]
-    after = _number(request, "after", 0)
+    after = request.query_params.get("after", "")
     where = (
         f"WHERE contains(lower(concat_ws(' ', r.run, r.task, r.state, r.policy, r.agent)), lower({text_literal(text)}))"
         if text
         else ""
     )
-    rows = await source.rows(
-        f"""SELECT r.run, r.task, r.seed, r.levers, r.policy, r.agent, r.state, r.started, r.seconds,
-            r.generations, r.first_score, r.score, c.low, c.high, r.rollouts, r.tokens, r.micro_usd, r.owner,
-            (SELECT list(score ORDER BY generation) FROM (SELECT generation, score FROM candidates
-             WHERE run = r.run ORDER BY generation LIMIT {LONGEST_LISTING})) AS scores
-        FROM runs r LEFT JOIN candidates c ON c.run = r.run AND c.candidate = r.candidate
-        {where} ORDER BY {column}, r.run LIMIT {PAGE_ROWS + 1} OFFSET {after}"""
-    )
-    verdicts = await source.verdicts([row["run"] for row in rows[:PAGE_ROWS]])
+    behind = f"WHERE place > (SELECT place FROM placed WHERE run = {text_literal(after)})" if after else ""
+    try:
+        answers = await source.together(
+            total="SELECT count(*) AS total FROM run_started",
+            runs=f"""WITH placed AS (
+                SELECT r.*, row_number() OVER (ORDER BY {column}, r.run) AS place FROM runs r {where}
+            ), shown AS (FROM placed {behind} ORDER BY place LIMIT {PAGE_ROWS + 1}),
+            scored AS (
+                SELECT run, list(c.score ORDER BY c.generation) FILTER (c.generation < {LONGEST_LISTING}) AS scores,
+                    any_value(c.low) FILTER (c.candidate = s.candidate) AS low,
+                    any_value(c.high) FILTER (c.candidate = s.candidate) AS high
+                FROM candidates c JOIN shown s USING (run) GROUP BY run
+            )
+            SELECT s.run, task, seed, levers, policy, agent, state, started, seconds, generations, first_score,
+                s.score, low, high, rollouts, tokens, micro_usd, owner, scores
+            FROM shown s LEFT JOIN scored USING (run) ORDER BY place""",
+        )
+    except NotFound:  # the archivist has not begun
+        answers = {"runs": [], "total": [{"total": 0}]}
+    shown = answers["runs"][:PAGE_ROWS]
+    verdicts = await source.verdicts([row["run"] for row in shown])
     rows = [
         {
             **row,
             "spark": sparkline([one for one in row["scores"] or () if one is not None], "scores on dev"),
             "said": verdicts.get(row["run"]),
         }
-        for row in rows
+        for row in shown
     ]
-    total = (await source.rows("SELECT count(*) AS total FROM run_started"))[0]["total"]
     return {
-        "runs": rows[:PAGE_ROWS],
+        "runs": rows,
         "filter": text,
         "order": order,
         "orders": list(RUN_ORDERS),
-        "total": total,
-        "next": _address(request, after=after + PAGE_ROWS) if len(rows) > PAGE_ROWS else "",
+        "total": answers["total"][0]["total"],
+        "next": _address(request, after=shown[-1]["run"]) if len(answers["runs"]) > PAGE_ROWS else "",
     }
 
 
@@ -92,16 +102,17 @@ async def compare(source: Source, request: Request) -> Content:
     if not 2 <= len(names) <= COMPARED:
         raise UsageError(f"Choose two to {COMPARED} runs to compare in the list of runs; {len(names)} were chosen.")
     listed = ", ".join(map(text_literal, names))
-    found = {row["run"]: row for row in await source.rows(f"SELECT * FROM runs WHERE run IN ({listed})")}
-    if missing := [name for name in names if name not in found]:
-        raise NotFound(f"There is no run {missing[0]!r} in the archive.")
-    rows = await source.rows(
-        f"""SELECT c.run, c.generation, c.lever, c.change, c.score, c.low, c.high, c.accepted,
+    answers = await source.together(
+        runs=f"SELECT * FROM runs WHERE run IN ({listed})",
+        rows=f"""SELECT c.run, c.generation, c.lever, c.change, c.score, c.low, c.high, c.accepted,
             sum(g.rollouts) OVER (PARTITION BY c.run ORDER BY c.generation) AS rollouts, l.action, l.reason
         FROM candidates c JOIN generations g ON g.run = c.run AND g.generation = c.generation
         LEFT JOIN lever_chosen l ON l.run = c.run AND l.generation = c.generation
-        WHERE c.run IN ({listed}) ORDER BY c.run, c.generation LIMIT {LONGEST_LISTING * COMPARED}"""
+        WHERE c.run IN ({listed}) ORDER BY c.run, c.generation LIMIT {LONGEST_LISTING * COMPARED}""",
     )
+    found, rows = {row["run"]: row for row in answers["runs"]}, answers["rows"]
+    if missing := [name for name in names if name not in found]:
+        raise NotFound(_no_run(source, missing[0]))
     lines = []
     for index, name in enumerate(names):
         best, points = None, []
@@ -134,17 +145,22 @@ CONFIGURED = (
 async def overview(source: Source, request: Request) -> Content:
     """One run: its scores by generation, what it cost, what the services do now, and why it ended."""
     run = request.path_params["run"]
-    row = await _run(source, run)
     after = _number(request, "after", -1)
-    generations = await source.rows(
-        f"""SELECT g.*, c.items, c.failed, c.candidate, c.change, k.tokens, k.micro_usd
+    answers = await _about(
+        source,
+        run,
+        row=f"SELECT * FROM runs WHERE run = {text_literal(run)}",
+        last=f"SELECT seq, time, tag, source FROM events WHERE run = {text_literal(run)} ORDER BY seq DESC LIMIT 8",
+        generations=f"""SELECT g.*, c.items, c.failed, c.candidate, c.change, k.tokens, k.micro_usd
         FROM generations g LEFT JOIN candidates c USING (run, generation)
         LEFT JOIN (SELECT run, generation, sum(tokens) AS tokens, sum(micro_usd) AS micro_usd FROM cost
                    GROUP BY run, generation) k USING (run, generation)
-        WHERE run = {text_literal(run)} AND generation > {after} ORDER BY generation LIMIT {LONGEST_LISTING + 1}"""
+        WHERE run = {text_literal(run)} AND generation > {after} ORDER BY generation LIMIT {LONGEST_LISTING + 1}""",
     )
+    row, generations = answers["row"][0], answers["generations"]
     shown = generations[:LONGEST_LISTING]
     gold = await source.gold_facts(run, DevAnswersScored, GoldScored, GoldFailed)
+    services = await _services(source, run)
     spent, costs = 0, []
     for one in shown:
         spent += int(one["tokens"] or 0)
@@ -156,10 +172,10 @@ async def overview(source: Source, request: Request) -> Content:
         "next": _address(request, after=shown[-1]["generation"]) if len(generations) > LONGEST_LISTING else "",
         "picture": chart([_dev_line(run, shown), *_gold_lines(gold)], f"Scores of {run} by generation", "generation"),
         "costs": chart([Line("tokens so far", "tokens", costs)], f"Tokens of {run}", "generation", unit=False),
-        "services": await _services(source, run),
-        "last": await source.rows(
-            f"SELECT seq, time, tag, source FROM events WHERE run = {text_literal(run)} ORDER BY seq DESC LIMIT 8"
-        ),
+        "services": services,
+        "idle": [one["name"] for one in services if not (one["words"] or one["error"])],
+        "elsewhere": source.broker is not None,
+        "last": answers["last"],
         "cells": [fact for fact in gold if isinstance(fact, GoldScored)],
         "cells_failed": [fact for fact in gold if isinstance(fact, GoldFailed)],
         "live": row["state"] in ("running", "paused"),
@@ -195,13 +211,13 @@ def _mean(scores: Mapping[str, Sequence[float]]) -> float | None:
 
 
 async def _services(source: Source, run: str) -> list[Row]:
-    """What each process does and waits for now, in words, for this run or for no run in particular."""
+    """What each process does and waits for now, in words that name it, for this run or for no run in particular."""
     now = time.time()
     return [
         {
             "name": status.process,
             "host": status.host,
-            "words": "; ".join(present(run, [status], now)) or "has nothing in hand",
+            "words": "; ".join(present(run, [status], now)),
             "error": status.last_error,
         }
         for status in await source.statuses()
@@ -211,24 +227,23 @@ async def _services(source: Source, run: str) -> list[Row]:
 async def lineage(source: Source, request: Request) -> Content:
     """The candidates of a run as a tree: who was made from whom, by which lever, with what gain."""
     run = request.path_params["run"]
-    row = await _run(source, run)
-    rows = await source.rows(
-        f"""SELECT c.generation, c.candidate, c.lever, c.score, c.low, c.high, c.verdict, c.change, c.parent,
+    answers = await _about(
+        source,
+        run,
+        rows=f"""SELECT c.generation, c.candidate, c.lever, c.score, c.low, c.high, c.verdict, c.change, c.parent,
             p.generation AS parent_generation, s.generation AS second_generation, c.score - p.score AS gain
         FROM candidates c LEFT JOIN candidates p ON p.run = c.run AND p.candidate = c.parent
         LEFT JOIN candidates s ON s.run = c.run AND s.candidate = c.second_parent
-        WHERE c.run = {text_literal(run)} ORDER BY c.generation LIMIT {LONGEST_LISTING + 1}"""
+        WHERE c.run = {text_literal(run)} ORDER BY c.generation LIMIT {LONGEST_LISTING + 1}""",
+        failed=f"""SELECT generation, reason FROM proposal_failed WHERE run = {text_literal(run)}
+        ORDER BY generation LIMIT {LONGEST_LISTING}""",
     )
-    failed = await source.rows(
-        f"""SELECT generation, reason FROM proposal_failed WHERE run = {text_literal(run)}
-        ORDER BY generation LIMIT {LONGEST_LISTING}"""
-    )
+    rows = answers["rows"]
     shown = rows[:LONGEST_LISTING]
     return {
         "run": run,
-        "row": row,
         "candidates": shown,
-        "failed": failed,
+        "failed": answers["failed"],
         "cut": len(rows) > LONGEST_LISTING,
         "tree": [
             {
@@ -250,32 +265,29 @@ async def candidate(source: Source, request: Request) -> Content:
     agent that made it.
     """
     run, generation = request.path_params["run"], request.path_params["generation"]
-    row = await _run(source, run)
     of = f"run = {text_literal(run)} AND generation = {generation}"
-    facts = await source.rows(f"SELECT * FROM generations WHERE {of}")
-    made = await source.rows(f"SELECT * FROM candidates WHERE {of}")
-    proposed = await source.rows(f"SELECT scaffold, summary, reason FROM scaffold_proposed WHERE {of}")
+    answers = await _about(
+        source,
+        run,
+        facts=f"SELECT * FROM generations WHERE {of}",
+        made=f"SELECT * FROM candidates WHERE {of}",
+        proposed=f"SELECT scaffold, summary, reason FROM scaffold_proposed WHERE {of}",
+        parent=f"""SELECT generation, scaffold, score FROM candidates
+        WHERE candidate = (SELECT parent FROM candidates WHERE {of}) LIMIT 1""",
+        calls=f"""SELECT seq, agent, ordinal, provider, model, request, response, prompt_tokens, completion_tokens,
+            micro_usd, seconds, attempts, status FROM agent_called
+        WHERE {of} ORDER BY agent, ordinal LIMIT {PAGE_ROWS}""",
+        adapters=f"SELECT * FROM adapters WHERE {of} ORDER BY round LIMIT {PAGE_ROWS}",
+    )
+    facts, made, proposed, parent = (answers[name] for name in ("facts", "made", "proposed", "parent"))
     if not (facts or made or proposed):
         raise NotFound(f"Run {run!r} has no generation {generation}.")
-    parent = (
-        await source.rows(
-            "SELECT generation, scaffold, score FROM candidates "
-            f"WHERE candidate = {text_literal(made[0]['parent'])} LIMIT 1"
-        )
-        if made and made[0]["parent"]
-        else []
-    )
     scaffold = (made or proposed or [{"scaffold": ""}])[0]["scaffold"]
     files = await source.files(scaffold) if scaffold else {}
     before = await source.files(parent[0]["scaffold"]) if parent else {}
-    calls = await source.rows(
-        f"""SELECT seq, agent, ordinal, provider, model, request, response, prompt_tokens, completion_tokens, micro_usd,
-            seconds, attempts, status FROM agent_called WHERE {of} ORDER BY agent, ordinal LIMIT {PAGE_ROWS}"""
-    )
-    conversation = [{**call, "said": await source.text(call["response"])} for call in calls]
+    conversation = [{**call, "said": await source.text(call["response"])} for call in answers["calls"]]
     return {
         "run": run,
-        "row": row,
         "generation": generation,
         "facts": facts[0] if facts else None,
         "made": made[0] if made else None,
@@ -284,7 +296,7 @@ async def candidate(source: Source, request: Request) -> Content:
         "files": files,
         "diff": _diff(before, files) if before else "",
         "conversation": conversation,
-        "adapters": await source.rows(f"SELECT * FROM adapters WHERE {of} ORDER BY round LIMIT {PAGE_ROWS}"),
+        "adapters": answers["adapters"],
     }
 
 
@@ -293,58 +305,51 @@ def _diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     for path in sorted({*before, *after}):
         old, new = (side[path].text if path in side else "" for side in (before, after))
         if old != new:
-            lines = difflib.unified_diff(old.splitlines(), new.splitlines(), f"a/{path}", f"b/{path}", lineterm="")
-            parts.append(f"diff --git a/{path} b/{path}\n" + "\n".join(lines))
+            old_name, new_name = (f"{side}/{path}" for side in "ab")
+            head = f"diff --git {old_name} {new_name}\n"
+            if path not in before:
+                old_name, head = "/dev/null", f"{head}new file mode 100644\n"
+            if path not in after:
+                new_name, head = "/dev/null", f"{head}deleted file mode 100644\n"
+            lines = difflib.unified_diff(old.splitlines(), new.splitlines(), old_name, new_name, lineterm="")
+            parts.append(head + "\n".join(lines))
     return "\n".join(parts)
 
 
 async def trajectories(source: Source, request: Request) -> Content:
     """Items by candidates, coloured by mean reward; one item's answers down a column, where an item is chosen."""
     run = request.path_params["run"]
-    row = await _run(source, run)
     purpose = request.query_params.get("purpose", "dev")
     item, after = request.query_params.get("item", ""), request.query_params.get("after", "")
     where = f"run = {text_literal(run)} AND purpose = {text_literal(purpose)}"
-    items = await source.rows(
-        f"""SELECT item, avg(mean) AS mean FROM rewards WHERE {where} AND item > {text_literal(after)}
-        GROUP BY item ORDER BY item LIMIT {PAGE_ROWS + 1}"""
+    items = f"""SELECT DISTINCT item FROM trajectories WHERE {where} AND item > {text_literal(after)}
+        ORDER BY item LIMIT {PAGE_ROWS + 1}"""
+    asked = await _about(
+        source,
+        run,
+        items=items,
+        cells=f"""SELECT generation, item, mean, attempts, failed FROM rewards
+        WHERE {where} AND item IN ({items}) ORDER BY generation LIMIT 20000""",
+        answers=f"""SELECT seq, generation, attempt, answer, reward, outcome, failure, seconds FROM trajectories
+        WHERE {where} AND item = {text_literal(item)} ORDER BY generation DESC, attempt LIMIT {PAGE_ROWS}""",
+        notable=f"""(SELECT 'longest' AS what, seq, item, generation FROM trajectories
+            WHERE {where} AND answer IS NOT NULL ORDER BY length(answer) DESC, seq LIMIT 1) UNION ALL
+        (SELECT 'shortest', seq, item, generation FROM trajectories
+            WHERE {where} AND answer IS NOT NULL ORDER BY length(answer), seq LIMIT 1) UNION ALL
+        (SELECT 'one drawn by its digest', seq, item, generation FROM trajectories
+            WHERE {where} AND trajectory IS NOT NULL ORDER BY hash(trajectory) LIMIT 1)""",
+        purposes=f"SELECT DISTINCT purpose FROM rollouts_requested WHERE run = {text_literal(run)} ORDER BY purpose",
     )
-    names = [one["item"] for one in items[:PAGE_ROWS]]
-    cells = await source.rows(
-        f"""SELECT generation, item, mean, attempts, failed FROM rewards
-        WHERE {where} AND item IN ({", ".join(map(text_literal, names)) or "''"}) ORDER BY generation LIMIT 20000"""
-    )
+    names, cells = [one["item"] for one in asked["items"][:PAGE_ROWS]], asked["cells"]
     generations = sorted({one["generation"] for one in cells})
     cut = max(0, len(generations) - 60)
     values = [one["mean"] for one in cells if one["mean"] is not None]
     low, high = min(values, default=0.0), max(values, default=1.0)
-    answers = (
-        await source.rows(
-            f"""SELECT seq, generation, attempt, answer, reward, outcome, failure, seconds FROM trajectories
-            WHERE {where} AND item = {text_literal(item)} ORDER BY generation DESC, attempt LIMIT {PAGE_ROWS}"""
-        )
-        if item
-        else []
-    )
-    notable = await source.rows(
-        f"""(SELECT 'longest' AS what, seq, item, generation FROM trajectories WHERE {where} AND answer IS NOT NULL
-             ORDER BY length(answer) DESC, seq LIMIT 1) UNION ALL
-            (SELECT 'shortest', seq, item, generation FROM trajectories WHERE {where} AND answer IS NOT NULL
-             ORDER BY length(answer), seq LIMIT 1) UNION ALL
-            (SELECT 'one drawn by its digest', seq, item, generation FROM trajectories WHERE {where}
-             AND trajectory IS NOT NULL ORDER BY hash(trajectory) LIMIT 1)"""
-    )
     by_place = {(one["item"], one["generation"]): one for one in cells}
     return {
         "run": run,
-        "row": row,
         "purpose": purpose,
-        "purposes": [
-            one["purpose"]
-            for one in await source.rows(
-                f"SELECT DISTINCT purpose FROM rollouts_requested WHERE run = {text_literal(run)} ORDER BY purpose"
-            )
-        ],
+        "purposes": [one["purpose"] for one in asked["purposes"]],
         "items": names,
         "generations": generations[cut:],
         "generations_cut": cut,
@@ -353,34 +358,35 @@ async def trajectories(source: Source, request: Request) -> Content:
         "low": low,
         "high": high,
         "item": item,
-        "answers": answers,
-        "notable": notable,
-        "next": _address(request, after=names[-1]) if len(items) > PAGE_ROWS else "",
+        "answers": asked["answers"],
+        "notable": asked["notable"],
+        "next": _address(request, after=names[-1]) if len(asked["items"]) > PAGE_ROWS else "",
     }
 
 
 async def trajectory(source: Source, request: Request) -> Content:
     """One attempt: its messages, its tokens shaded by log-probability, and its reward with the verifier's details."""
     run, seq = request.path_params["run"], request.path_params["seq"]
-    row = await _run(source, run)
-    one = await source.row(
-        f"SELECT * FROM trajectories WHERE run = {text_literal(run)} AND seq = {seq}",
-        f"Run {run!r} has no attempt at sequence {seq}.",
+    asked = await _about(
+        source,
+        run,
+        one=f"SELECT * FROM trajectories WHERE run = {text_literal(run)} AND seq = {seq}",
+        started=f"SELECT private_prompts FROM run_started WHERE run = {text_literal(run)}",
     )
-    private = (await source.rows(f"SELECT private_prompts FROM run_started WHERE run = {text_literal(run)}"))[0]
-    scored = await source.rows(
-        f"""SELECT reward, outcome, verifier, details, low, high FROM trajectory_scored
-        WHERE run = {text_literal(run)} AND trajectory = {text_literal(one["trajectory"] or "")} LIMIT 1"""
-    )
+    if not asked["one"]:
+        raise NotFound(f"Run {run!r} has no attempt at sequence {seq}.")
+    one, private = asked["one"][0], asked["started"][0]["private_prompts"]
     used = {call["call"]: call["completion"] for call in one["calls"] or ()}
-    wanted = ", ".join(map(text_literal, used)) or "''"
-    calls = await source.rows(
-        f"""SELECT seq, id, ordinal, model, adapter, body, temperature, texts, tokens, logprobs, prompt_tokens,
-            completion_tokens, seconds, cut FROM model_called WHERE run = {text_literal(run)} AND id IN ({wanted})
-        ORDER BY ordinal LIMIT {PAGE_ROWS}"""
+    asked = await source.together(
+        scored=f"""SELECT reward, outcome, verifier, details, low, high FROM trajectory_scored
+        WHERE run = {text_literal(run)} AND trajectory = {text_literal(one["trajectory"] or "")} LIMIT 1""",
+        calls=f"""SELECT seq, id, ordinal, model, adapter, body, temperature, texts, tokens, logprobs, prompt_tokens,
+            completion_tokens, seconds, cut FROM model_called
+        WHERE run = {text_literal(run)} AND id IN ({", ".join(map(text_literal, used)) or "NULL"})
+        ORDER BY ordinal LIMIT {PAGE_ROWS}""",
     )
     shown = []
-    for call in calls:
+    for call in asked["calls"]:
         index = used[call["id"]]
         logprobs = _at(call["logprobs"], index, ())[:2000]
         shown.append(
@@ -391,17 +397,16 @@ async def trajectory(source: Source, request: Request) -> Content:
                     {"id": token, "logprob": logprob, "shade": min(9, int(-logprob * 1.5)) if logprob else 0}
                     for token, logprob in zip(_at(call["tokens"], index, ())[:2000], logprobs, strict=False)
                 ],
-                "prompt": None if private["private_prompts"] else await source.text(call["body"]),
+                "prompt": None if private else await source.text(call["body"]),
             }
         )
     return {
         "run": run,
-        "row": row,
         "one": one,
         "answer": clip(str(one["answer"])) if one["answer"] is not None else None,
-        "scored": scored[0] if scored else None,
+        "scored": asked["scored"][0] if asked["scored"] else None,
         "calls": shown,
-        "private": private["private_prompts"],
+        "private": private,
     }
 
 
@@ -412,43 +417,44 @@ AUDIT_TYPES: Sequence[type[Fact]] = (DevAnswersScored, DriftFlagged, PairMeasure
 async def audit(source: Source, request: Request) -> Content:
     """The verdict by family with its pictures and findings, where the operator looks; else why it is not shown."""
     run = request.path_params["run"]
-    row = await _run(source, run)
+    await _about(source, run)
     gold = await source.gold_facts(run, *AUDIT_TYPES)
-    kept = await source.kept_audit(run) if source.with_gold else None
+    kept, waiting = await source.audits.content(run) if source.with_gold else (None, False)
     return {
         "run": run,
-        "row": row,
-        "audit": audit_content(kept) if kept else None,
+        "audit": kept,
+        "waiting": waiting,
         "flags": [fact for fact in gold if isinstance(fact, DriftFlagged)],
         "pairs": sum(isinstance(fact, PairMeasured) for fact in gold),
         "cells": [fact for fact in gold if isinstance(fact, GoldScored)],
         "finished": any(isinstance(fact, AuditFinished) for fact in gold),
-        "picture": chart(_gold_lines(gold), f"Gold of {run}", "generation"),
+        "picture": chart(lines, f"Gold of {run}", "generation") if (lines := _gold_lines(gold)) else "",
+        "elsewhere": source.broker is not None,
     }
 
 
 async def training(source: Source, request: Request) -> Content:
     """What the optimiser did step by step, and what it was fed."""
     run = request.path_params["run"]
-    row = await _run(source, run)
-    steps = await source.rows(
-        f"""SELECT * FROM (SELECT seq, generation, round, step, loss, kl_to_base, entropy, clip_share, ratio_mean,
+    asked = await _about(
+        source,
+        run,
+        steps=f"""SELECT * FROM (SELECT seq, generation, round, step, loss, kl_to_base, entropy, clip_share, ratio_mean,
             ratio_max, grad_norm, tied_groups, tokens, seconds
             FROM optimizer_step_applied WHERE run = {text_literal(run)}
-            ORDER BY seq DESC LIMIT 2000) ORDER BY seq"""
+            ORDER BY seq DESC LIMIT 2000) ORDER BY seq""",
+        batches=f"""SELECT generation, round, algorithm, trajectories, trained_on, left_out, masked_tokens, repeated,
+            steps, first_loss, last_loss, kl_to_base, seconds, adapter, served, canary_error, rejected FROM adapters
+        WHERE run = {text_literal(run)} ORDER BY generation, round LIMIT {LONGEST_LISTING}""",
     )
+    steps = asked["steps"]
     series = [name for name in STEP_FIGURES if any(step[name] is not None for step in steps)]
     return {
         "run": run,
-        "row": row,
         "steps": len(steps),
         "series": {"x": list(range(1, len(steps) + 1)), **{name: [step[name] for step in steps] for name in series}},
         "figures": STEP_FIGURES,
-        "batches": await source.rows(
-            f"""SELECT generation, round, algorithm, trajectories, trained_on, left_out, masked_tokens, repeated, steps,
-                first_loss, last_loss, kl_to_base, seconds, adapter, served, canary_error, rejected FROM adapters
-            WHERE run = {text_literal(run)} ORDER BY generation, round LIMIT {LONGEST_LISTING}"""
-        ),
+        "batches": asked["batches"],
         "latest": steps[-8:],
     }
 
@@ -472,7 +478,6 @@ HISTORY_FORMS = ("compact", "timeline", "json")
 async def history(source: Source, request: Request) -> Content:
     """The events of a run, a page at a time, by type and service; causes can be followed both ways."""
     run = request.path_params["run"]
-    row = await _run(source, run)
     tag, service = request.query_params.get("type", ""), request.query_params.get("service", "")
     cause, after = request.query_params.get("cause", ""), _number(request, "after", 0)
     form = _one_of(request.query_params.get("form", "compact"), HISTORY_FORMS, "form")
@@ -480,38 +485,31 @@ async def history(source: Source, request: Request) -> Content:
     where += [f"tag = {text_literal(tag)}"] if tag else []
     where += [f"source = {text_literal(service)}"] if service else []
     where += [f"(cause = {text_literal(cause)} OR id = {text_literal(cause)})"] if cause else []
-    rows = await source.rows(
-        f"""SELECT seq, time, tag, id, cause, source, size FROM events WHERE {" AND ".join(where)}
-        ORDER BY seq LIMIT {PAGE_ROWS + 1}"""
+    asked = await _about(
+        source,
+        run,
+        events=f"""SELECT seq, time, tag, id, cause, source, size FROM events WHERE {" AND ".join(where)}
+        ORDER BY seq LIMIT {PAGE_ROWS + 1}""",
+        types=f"SELECT DISTINCT tag FROM events WHERE run = {text_literal(run)} ORDER BY tag",
+        sources=f"SELECT DISTINCT source FROM events WHERE run = {text_literal(run)} ORDER BY source",
     )
-    shown: list[dict[str, Any]] = [{**one, "json": None} for one in rows[:PAGE_ROWS]]
+    shown: list[dict[str, Any]] = [{**one, "json": None} for one in asked["events"][:PAGE_ROWS]]
     if form == "json":
         full = await _full_events(source, shown)
         for one in shown:
             one["json"] = clip(full.get(one["seq"], "{}"), LONGEST_EVENT)
     return {
         "run": run,
-        "row": row,
         "events": shown,
         "forms": HISTORY_FORMS,
         "timeline": timeline([_happening(run, one) for one in shown]) if form == "timeline" else "",
-        "types": [
-            one["tag"]
-            for one in await source.rows(
-                f"SELECT DISTINCT tag FROM events WHERE run = {text_literal(run)} ORDER BY tag"
-            )
-        ],
-        "sources": [
-            one["source"]
-            for one in await source.rows(
-                f"SELECT DISTINCT source FROM events WHERE run = {text_literal(run)} ORDER BY source"
-            )
-        ],
+        "types": [one["tag"] for one in asked["types"]],
+        "sources": [one["source"] for one in asked["sources"]],
         "type": tag,
         "service": service,
         "cause": cause,
         "form": form,
-        "next": _address(request, after=shown[-1]["seq"]) if len(rows) > PAGE_ROWS else "",
+        "next": _address(request, after=shown[-1]["seq"]) if len(asked["events"]) > PAGE_ROWS else "",
     }
 
 
@@ -604,11 +602,17 @@ def _plot(answer: QueryResult) -> Markup:
     return chart(lines, "The answer", answer.columns[x] if x is not None else "row", unit=False)
 
 
-async def _run(source: Source, run: str) -> Row:
-    return await source.row(
-        f"SELECT * FROM runs WHERE run = {text_literal(run)}",
-        f"There is no run {run!r} in the archive of {source.node.directory}.",
-    )
+async def _about(source: Source, run: str, **questions: str) -> dict[str, list[Row]]:
+    """The answers to questions about a run, all asked at once; raises `NotFound` where there is no such run."""
+    known = f"SELECT run FROM run_started WHERE run = {text_literal(run)}"
+    answers = await source.together(known=known, **questions)
+    if not answers["known"]:
+        raise NotFound(_no_run(source, run))
+    return answers
+
+
+def _no_run(source: Source, run: str) -> str:
+    return f"There is no run {run!r} in the archive{'' if source.broker else f' of {source.node.directory}'}."
 
 
 def _number(request: Request, name: str, default: int) -> int:

@@ -9,13 +9,28 @@ import uvicorn
 
 from events.errors import TryAgain
 from services.dashboard.app import create_app
+from services.dashboard.broker import Broker
 from services.dashboard.source import Source
+from services.host.node import Node
 
 TOKEN_BYTES = 24
 
 
-def serve(directory: Path, host: str, port: int, token: str, tls: tuple[Path, Path] | None, *, gold: bool) -> None:
-    """Serve a directory's runs at an address, and print where. Raises `TryAgain` where the port is taken."""
+def serve(
+    directory: Path,
+    host: str,
+    port: int,
+    token: str,
+    tls: tuple[Path, Path] | None,
+    *,
+    gold: bool,
+    bundle: Path | None = None,
+) -> None:
+    """Serve a directory's runs at an address, and print where; with a `bundle`, those of another host, of which the
+    directory keeps blobs. Raises `TryAgain` where the port is taken.
+    """
+    node = Node(directory)
+    source = Source(directory, with_gold=gold, broker=Broker(bundle, node.blobs) if bundle else None)
     token = token or secrets.token_urlsafe(TOKEN_BYTES)
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -28,7 +43,7 @@ def serve(directory: Path, host: str, port: int, token: str, tls: tuple[Path, Pa
         address = f"{'https' if tls else 'http'}://{shown}:{listener.getsockname()[1]}/?token={token}"
         click.echo(address)
         click.echo("Open this address in a browser; Ctrl-C ends it.", err=True)
-        app = create_app(Source(directory, with_gold=gold), token, [host, "localhost", "127.0.0.1", "[::1]"])
+        app = create_app(source, token, [host, "localhost", "127.0.0.1", "[::1]"])
         config = uvicorn.Config(
             app,
             log_level="warning",

@@ -7,24 +7,29 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from events import codec, subjects
-from events.errors import NotFound, UserError
+from events.codec import Event
+from events.errors import UserError
 from events.fact import Fact
 from events.gold import DriftFlagged
 from events.subjects import GOLD
 from replay.archive.query import QueryResult, query, query_file, text_literal
 from replay.audit.audit import AuditReport
 from runtime.blobs.directory import Blobs
+from runtime.log.port import Log, Stored
 from runtime.run.loading import TaskAccess
 from runtime.status import Status
+from services.dashboard.audit_page import KeptAudits
+from services.dashboard.broker import Broker
 from services.host.blobs import reading_blobs
 from services.host.context import operator
-from services.host.kept_audits import kept_audit
+from services.host.kept_audits import BlockMemory, kept_audit
 from services.host.node import Node
 from services.host.statuses import read_statuses
 
@@ -34,7 +39,9 @@ LONGEST_FILE = 200_000
 HEAD_SECONDS = 1.0
 """Seconds for which what was asked of the log's head counts."""
 MOST_GOLD = 5000
-"""Facts of GOLD that a page reads at most."""
+"""Facts of GOLD that a page reads at most, and small ones that are remembered."""
+SMALL_FACT = 2000
+"""Bytes of a fact of GOLD that is remembered."""
 
 Row = Mapping[str, Any]
 T = TypeVar("T")
@@ -48,29 +55,36 @@ class Clipped(NamedTuple):
 
 
 class Source:
-    """Reads one project directory for the pages, whether it is up or not."""
+    """Reads one project directory for the pages, whether it is up or not; or, with a `broker`, another host's."""
 
-    def __init__(self, directory: Path, *, with_gold: bool) -> None:
+    def __init__(self, directory: Path, *, with_gold: bool, broker: Broker | None = None) -> None:
         self.node = Node(directory)
-        self.with_gold = with_gold
-        """Whether facts of GOLD may be shown: the directory's operator asked for them."""
+        self.broker = broker
+        self._login = broker.login if broker else None
+        self.with_gold = with_gold and (broker is None or broker.reads_gold)
+        """Whether facts of GOLD may be shown: the operator asked for them."""
         self._asking = asyncio.Lock()
         self._head, self._looked = 0, -math.inf
+        self._blocks = BlockMemory()
+        self._small_gold: dict[tuple[str, int], tuple[int, Event]] = {}
+        self.audits = KeptAudits(self.kept_audit)
 
     async def result(self, sql: str) -> QueryResult:
         """The answer of the archive to a query, as `evolog sql` gives it; raises what that raises."""
-        return await asyncio.to_thread(query, self.node.directory, sql)
+        ask = self.broker.query if self.broker else partial(query, self.node.directory)
+        return await asyncio.to_thread(ask, sql)
 
     async def rows(self, sql: str) -> list[Row]:
         """The rows of an answer, each by its columns' names."""
         return _rows(await self.result(sql))
 
-    async def row(self, sql: str, missing: str) -> Row:
-        """The only row of an answer; raises `NotFound` with this sentence where there is none."""
-        rows = await self.rows(sql)
-        if not rows:
-            raise NotFound(missing)
-        return rows[0]
+    async def together(self, **questions: str) -> dict[str, list[Row]]:
+        """The rows of several answers, by name, which the archive is asked for at once: opening it, or a process that
+        reads it, takes longer than most answers do. Times are texts in the form that DuckDB gives them.
+        """
+        parts = (f'ARRAY(SELECT answered FROM (\n{sql}\n) answered) AS "{name}"' for name, sql in questions.items())
+        (answers,) = await self.rows(f"SELECT {', '.join(parts)}")
+        return {name: answers[name] or [] for name in questions}
 
     async def head(self) -> int:
         """The sequence of the last event that the archive holds, at most `HEAD_SECONDS` old; 0 without an archive.
@@ -89,7 +103,7 @@ class Source:
 
     async def statuses(self) -> list[Status]:
         """What each process of a service does and waits for now, as it says itself; nothing where none is up."""
-        return await asyncio.to_thread(read_statuses, self.node)
+        return await asyncio.to_thread(read_statuses, self.node, self._login)
 
     async def files(self, tree: str) -> dict[str, Clipped]:
         """The files of a scaffold by path, as text."""
@@ -108,12 +122,18 @@ class Source:
         return clip(content.decode("utf-8", "replace"))
 
     def _read_blobs(self, read: Callable[[Blobs], T]) -> T:
-        with reading_blobs(self.node) as blobs:
+        with self.broker.blobs() if self.broker else reading_blobs(self.node) as blobs:
             return read(blobs)
 
-    async def kept_audit(self, run: str) -> AuditReport | None:
-        """The audit of a finished run that `evolog audit` has kept, if all is as it was then; it is never made here."""
-        return await asyncio.to_thread(kept_audit, self.node, run, TaskAccess(folder="", trusted=False, exported=False))
+    def kept_audit(self, run: str) -> AuditReport | None:
+        """The audit of a finished run that `evolog audit` has kept, if all is as it was then; it is never made here.
+
+        Beyond the broker's host there is none.
+        """
+        if self.broker:
+            return None
+        access = TaskAccess(folder="", trusted=False, exported=False)
+        return kept_audit(self.node, run, access, self._blocks.read)
 
     async def gold_facts(self, run: str, *kinds: type[Fact]) -> list[Fact]:
         """The facts of GOLD of these types about a run, in the order in which they were stored; none without gold."""
@@ -132,24 +152,37 @@ class Source:
         """
         if not (self.with_gold and runs):
             return []
-        if self.node.alive():
+        if self.broker or self.node.alive():
             return await self._gold_log(runs, kinds, newest)
         if self.node.gold_archive.exists():
             return await asyncio.to_thread(_gold_archive, self.node.gold_archive, runs, kinds, newest)
         return []
 
     async def _gold_log(self, runs: Sequence[str], kinds: Sequence[type[Fact]], newest: bool) -> list[tuple[str, Fact]]:
-        async with operator(self.node) as connection:
+        async with operator(self.node, self._login) as connection:
             log = connection.log(GOLD)
             found = await log.last([subjects.subject(GOLD, run, "*", kind.tag()) for run in runs for kind in kinds])
             places = sorted(found, key=lambda place: found[place].sequence)
             if newest:
                 places = list({subjects.run_of(place): place for place in places}.values())
-            stored = [
-                one for place in places for one in await log.read(1, 1, place)
-            ]  # not what was appended there later
-        events = [codec.decode_at(one.subject, one.data) for one in sorted(stored, key=lambda one: one.sequence)]
-        return [(event.run, event.data) for event in events]
+            read = [await self._first(log, found[place]) for place in places]
+        return [(event.run, event.data) for _, event in sorted((one for one in read if one), key=lambda one: one[0])]
+
+    async def _first(self, log: Log, last: Stored) -> tuple[int, Event] | None:
+        """The first event at a place of GOLD, not what was appended there later, with its sequence. A small one is
+        remembered for the next page.
+        """
+        key = (last.subject, last.sequence)
+        if key in self._small_gold:
+            return self._small_gold[key]
+        for one in await log.read(1, 1, last.subject):
+            event = one.sequence, codec.decode_at(one.subject, one.data)
+            if len(one.data) <= SMALL_FACT:
+                if len(self._small_gold) >= MOST_GOLD:
+                    self._small_gold.clear()
+                self._small_gold[key] = event
+            return event
+        return None
 
 
 def _gold_archive(path: Path, runs: Sequence[str], kinds: Sequence[type[Fact]], newest: bool) -> list[tuple[str, Fact]]:

@@ -171,9 +171,9 @@ def _versions(wanted: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def operator(node: Node) -> AsyncIterator[Connection]:
-    """A connection as the command line's account."""
-    connection = await connect(lambda: read_credentials(node.credentials(OPERATOR)))
+async def operator(node: Node, login: Login | None = None) -> AsyncIterator[Connection]:
+    """A connection as the command line's account, or with another login."""
+    connection = await connect(login or (lambda: read_credentials(node.credentials(OPERATOR))))
     try:
         yield connection
     finally:

@@ -8,7 +8,7 @@ that is damaged or another run's too, is as if none were kept.
 
 import hashlib
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +28,8 @@ from tasks.contract import Public
 
 PACKAGES = ("events", "algorithms", "tasks", "runtime", "replay", "services")
 """Whose code an audit may depend on, with that of numpy and scipy."""
+MOST_FILES = 20_000
+"""Files of which a `BlockMemory` remembers what was read."""
 
 
 class Block(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -101,8 +103,38 @@ def data_of(started: RunStarted, access: TaskAccess) -> tuple[Public | None, str
     return public, hashlib.sha256(_encoder.encode(public)).hexdigest()
 
 
-def kept_audit(node: Node, run: str, access: TaskAccess) -> AuditReport | None:
-    """The audit of a run that is kept, if all is as it was; None otherwise."""
+class BlockMemory:
+    """What was read of the streams' files, for as long as a file has the size and the time of change that it had.
+
+    It is for who asks again and again. It holds an entry for each file, and forgets them all at `MOST_FILES`.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Path, int, bytes], tuple[tuple[int, int, int], str, bool]] = {}
+
+    def read(self, path: Path, size: int, place: bytes) -> tuple[str, bool]:
+        """The digest of the first so many bytes of a file, and whether `place` stands behind them."""
+        now = path.stat()
+        whole = now.st_size == size
+        key, state = (path, size, b"" if whole else place), (now.st_ino, now.st_size, now.st_mtime_ns)
+        if (known := self._known.get(key)) and known[0] == state:
+            return known[1:]
+        found = _read(path, size, place)
+        if len(self._known) >= MOST_FILES:
+            self._known.clear()
+        self._known[key] = (state, *found)
+        return found
+
+
+def _read(path: Path, size: int, place: bytes) -> tuple[str, bool]:
+    data = path.read_bytes()
+    return hashlib.sha256(memoryview(data)[:size]).hexdigest(), place in data[size:]
+
+
+def kept_audit(
+    node: Node, run: str, access: TaskAccess, read: Callable[[Path, int, bytes], tuple[str, bool]] = _read
+) -> AuditReport | None:
+    """The audit of a run that is kept, if all is as it was; None otherwise. `read` may remember, as `BlockMemory`."""
     try:
         file = msgspec.json.decode(_path(node, run).read_bytes(), type=_File)
         if hashlib.sha256(file.kept).hexdigest() != file.sha256:
@@ -113,7 +145,7 @@ def kept_audit(node: Node, run: str, access: TaskAccess) -> AuditReport | None:
     basis = kept.basis
     if (basis.run, basis.code) != (run, code_digest()) or _access(basis) != access:
         return None
-    if not all(_unchanged(node, stream, run, basis.blocks.get(stream, ())) for stream in (LOG, GOLD)):
+    if not all(_unchanged(node, stream, run, basis.blocks.get(stream, ()), read) for stream in (LOG, GOLD)):
         return None
     return kept.report if data_of(kept.started, access)[1] == basis.task else None
 
@@ -164,19 +196,22 @@ def _path(node: Node, run: str) -> Path:
     return node.audits / f"{check_run_name(run)}.json"
 
 
-def _unchanged(node: Node, stream: str, run: str, blocks: Sequence[Block]) -> bool:
+def _unchanged(
+    node: Node,
+    stream: str,
+    run: str,
+    blocks: Sequence[Block],
+    read: Callable[[Path, int, bytes], tuple[str, bool]],
+) -> bool:
     """Whether the files of a stream begin with these, and what stands behind them is not of the run."""
     paths = store.blocks(node.directory, stream)
     if [path.name for path in paths[: len(blocks)]] != [block.name for block in blocks]:
         return False
     place = f"{PREFIX[stream]}.{run}.".encode()
     for index, path in enumerate(paths):
-        data = path.read_bytes()
         known = blocks[index] if index < len(blocks) else Block(path.name, 0, hashlib.sha256().hexdigest())
-        if hashlib.sha256(memoryview(data)[: known.size]).hexdigest() != known.sha256:
+        if index < len(blocks) - 1 and path.stat().st_size != known.size:
             return False
-        if place in data[known.size :]:
-            return False
-        if index < len(blocks) - 1 and len(data) != known.size:
+        if read(path, known.size, place) != (known.sha256, False):
             return False
     return True

@@ -12,6 +12,7 @@ from events import subjects
 from events.catalogue import SERVICES
 from events.errors import UserError
 from runtime.broker.accounts import status_subject
+from runtime.broker.credentials import Login
 from runtime.log.jetstream import Connection
 from runtime.status import Status
 from services.host.context import operator
@@ -34,13 +35,27 @@ async def ask_statuses(connection: Connection) -> list[Status]:
     return sorted(found, key=lambda status: (status.service, status.index))
 
 
-def read_statuses(node: Node) -> list[Status]:
-    """The statuses of a directory's services at present; nothing where none is up, or the broker cannot be asked."""
-    return read_present(node, "")[0]
+def read_statuses(node: Node, login: Login | None = None) -> list[Status]:
+    """The statuses of a directory's services at present, or of those of the broker of a login; nothing where none is
+    up, or the broker cannot be asked.
+    """
+
+    async def ask() -> list[Status]:
+        async with operator(node, login) as connection:
+            return await ask_statuses(connection)
+
+    if login is None and not node.alive():
+        return []
+    try:
+        return asyncio.run(ask())
+    except UserError:
+        return []
 
 
 def read_present(node: Node, run: str) -> tuple[list[Status], float | None]:
-    """The same, and when a run's last decision was stored, in seconds since 1970; None where that is not known."""
+    """The statuses of a directory's services, and when a run's last decision was stored, in seconds since 1970; None
+    where that is not known.
+    """
 
     async def ask() -> tuple[list[Status], float | None]:
         async with operator(node) as connection:

@@ -11,12 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from events import codec
-from events.fact import derive_seed
+from events.fact import Fact, derive_seed
 from events.gold import AuditFinished, PairMeasured
 from events.judgement import CandidateEvaluated
 from events.population import CandidateAccepted
@@ -72,9 +72,16 @@ PARTS = {
 }
 
 
-def make(directory: Path, items: int, generations: int = GENERATIONS, most: int = sys.maxsize) -> int:
+def make(
+    directory: Path,
+    items: int,
+    generations: int = GENERATIONS,
+    most: int = sys.maxsize,
+    among: Callable[[Batches], Batches] = lambda batches: batches,
+    more_gold: Callable[[], Iterable[tuple[str, bytes]]] = tuple,
+) -> int:
     """Put a run of so many train items into a new project directory, of whose batches so many at most have come; how
-    many events it has.
+    many events the log has. `among` adds other runs to it, and `more_gold` what GOLD has beside the run's audit.
 
     Its task is in the folder `cases` beside the directory.
     """
@@ -116,14 +123,16 @@ def make(directory: Path, items: int, generations: int = GENERATIONS, most: int 
             }
             for measure in ("verifier", "gold"):
                 pair = {"scaffold": candidate.scaffold, "adapter": candidate.adapter}
-                yield _message(PairMeasured(**pair, measure=measure, scores=scores, failed=0, blob=blob))
-        yield _message(AuditFinished(candidate="", cells=0, seconds=0.0))
+                yield message(PairMeasured(**pair, measure=measure, scores=scores, failed=0, blob=blob))
+        yield message(AuditFinished(candidate="", cells=0, seconds=0.0))
+        yield from more_gold()
 
-    return fill(directory, watched(), measured)
+    return fill(directory, among(watched()), measured)
 
 
-def _message(fact: PairMeasured | AuditFinished) -> tuple[str, bytes]:
-    event = codec.event(fact, run=RUN, source=publisher(fact), cause="", time="2026-01-01T00:00:00.000000Z")
+def message(fact: Fact, run: str = RUN) -> tuple[str, bytes]:
+    """An event of a run as it is appended: its subject, and the event."""
+    event = codec.event(fact, run=run, source=publisher(fact), cause="", time="2026-01-01T00:00:00.000000Z")
     return event.subject, codec.encode(event)
 
 

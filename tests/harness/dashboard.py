@@ -12,6 +12,7 @@ from replay.archive.rebuild import rebuild_from_history
 from replay.exports import folder
 from runtime.blobs.directory import Blobs
 from services.dashboard.app import COOKIE, create_app
+from services.dashboard.broker import Broker
 from services.dashboard.source import Source
 from tests.harness.paths import HISTORIES
 
@@ -68,11 +69,10 @@ def make_hostile(directory: Path) -> None:
         )
 
 
-def client(directory: Path, *, gold: bool = True) -> TestClient:
+def client(directory: Path, *, gold: bool = True, broker: Broker | None = None) -> TestClient:
     """A browser's stand-in that has shown the token."""
-    made = TestClient(
-        create_app(Source(directory, with_gold=gold), TOKEN, ["testserver"]), raise_server_exceptions=True
-    )
+    source = Source(directory, with_gold=gold, broker=broker)
+    made = TestClient(create_app(source, TOKEN, ["testserver"]), raise_server_exceptions=True)
     made.cookies.set(COOKIE, TOKEN)
     return made
 

@@ -11,7 +11,9 @@ import json
 import random
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,15 +121,23 @@ def log_batches(
     width: int = 1,
 ) -> Batches:
     """As `log`, in the batches in which it is appended."""
-    names = (f"run-{number}" for number in range(events))
+    courses = (
+        run_batches(f"run-{number}", items=items, generations=generations, seed=seed, strategy=strategy, width=width)
+        for number in range(events)
+    )
+    return side_by_side(courses, runs, events)
+
+
+def side_by_side(runs: Iterator[Batches], at_once: int, events: int = sys.maxsize) -> Batches:
+    """The batches of runs of which so many at a time go on side by side, until there are so many events; the runs that
+    go on then are left as they are.
+    """
     courses: list[tuple[Batches, Batch]] = []
     count = 0
     while count < events:
-        while len(courses) < runs:
-            course = run_batches(
-                next(names), items=items, generations=generations, seed=seed, strategy=strategy, width=width
-            )
-            courses.append((course, next(course)))
+        courses += [(course, next(course)) for course in islice(runs, at_once - len(courses))]
+        if not courses:
+            return
         course, batch = courses.pop(0)
         time = yield batch
         count += len(batch)

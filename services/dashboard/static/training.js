@@ -14,7 +14,8 @@
     box.append(heading);
     place.append(box);
     const axis = { stroke: colour("--note"), grid: { stroke: colour("--line") }, ticks: { stroke: colour("--line") } };
-    new uPlot({ width: Math.min(900, place.clientWidth), height: 180, scales: { x: { time: false } }, axes: [axis, axis], legend: { show: false },
+    const range = (plot, low, high) => low === high ? [Math.min(0, low), Math.max(0, high) || 1] : uPlot.rangeNum(low, high, 0.1, true);
+    new uPlot({ width: box.clientWidth, height: 180, scales: { x: { time: false }, y: { range } }, axes: [axis, axis], legend: { show: false },
       series: [{}, { label: figures[name], stroke: colour("--weights"), width: 1.5, points: { show: series.x.length < 60 } }] },
       [series.x, series[name]], box);
     const canvas = box.querySelector("canvas");

@@ -14,6 +14,7 @@ import uvicorn
 
 from services.dashboard.app import create_app
 from services.dashboard.source import Source
+from tests.harness.cli import RUN, running
 from tests.harness.dashboard import TOKEN, addresses, client, make_hostile, recorded_directory
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -56,6 +57,36 @@ def browser() -> Iterator[Any]:
         made.close()
 
 
+@contextmanager
+def watched_page(browser: Any, width: int, scheme: str) -> Iterator[tuple[Any, list[str]]]:
+    """A page of its own, and the list to which each error of a script is added, and each dialog that one opens."""
+    wrong: list[str] = []
+
+    def on_dialog(dialog: Any) -> None:
+        wrong.append("a hostile script ran")
+        dialog.dismiss()
+
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page = context.new_page()
+    page.on("console", lambda said: wrong.append(f"{said.type}: {said.text}") if said.type == "error" else None)
+    page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+    page.on("dialog", on_dialog)
+    page.set_default_timeout(120_000)
+    yield page, wrong
+    context.close()
+
+
+def faults(page: Any, address: str, width: int) -> list[str]:
+    """What is wrong with the page that is shown: wider than the screen, or axe-core's serious and critical findings."""
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    wrong = [f"{address} is {wide} pixels wide on a screen of {width}"] if wide > width else []
+    return wrong + [
+        f"{address}: {one['id']} ({one['nodes'][0]['html'][:200]})"
+        for one in axe.Axe().run(page).response["violations"]
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
 @pytest.mark.parametrize(
     ("hostile", "width", "scheme"),
     [(False, 1200, "light"), (True, 380, "dark")],
@@ -68,32 +99,37 @@ def test_every_page_works_in_a_browser(browser: Any, tmp_path: Path, hostile: bo
         make_hostile(directory)
     with client(directory) as page:
         all_addresses = addresses(page, run)
-    wrong: list[str] = []
-
-    def on_dialog(dialog: Any) -> None:
-        wrong.append("a hostile script ran")
-        dialog.dismiss()
-
-    with served(directory) as base:
-        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
-        page = context.new_page()
-        page.on("console", lambda said: wrong.append(f"{said.type}: {said.text}") if said.type == "error" else None)
-        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-        page.on("dialog", on_dialog)
-        page.set_default_timeout(120_000)
+    with served(directory) as base, watched_page(browser, width, scheme) as (page, wrong):
         page.goto(f"{base}/?token={TOKEN}")
         for address in all_addresses:
             page.goto(base + address)
-            wide = page.evaluate("document.documentElement.scrollWidth")
-            wrong += [f"{address} is {wide} pixels wide on a screen of {width}"] if wide > width else []
-            found = axe.Axe().run(page).response["violations"]
-            wrong += [
-                f"{address}: {one['id']} ({one['nodes'][0]['html'][:200]})"
-                for one in found
-                if one["impact"] in ("serious", "critical")
-            ]
-        context.close()
+            wrong += faults(page, address, width)
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (380, "dark")])
+def test_a_run_that_goes_on_is_followed_without_a_reload(browser: Any, tmp_path: Path, width: int, scheme: str) -> None:
+    with running(tmp_path) as system, served(system.node.directory) as base:
+        system.order("--generations", "8")
+        with watched_page(browser, width, scheme) as (page, wrong):
+            page.goto(f"{base}/?token={TOKEN}")
+            page.wait_for_selector(f"a[href='/runs/{RUN}']")  # the list renews itself
+            page.goto(f"{base}/runs/{RUN}")
+            page.evaluate("window.sameDocument = true")
+            page.wait_for_selector("table a[href$='/candidates/0']")
+            before = page.locator("table a[href*='/candidates/']").count()
+            page.locator("table a[href*='/candidates/']").nth(before).wait_for()
+            assert page.evaluate("window.sameDocument"), "the page was loaded anew"
+            other = page.context.new_page()
+            other.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+            with client(system.node.directory) as asked:
+                all_addresses = addresses(asked, RUN)
+            for address in all_addresses:
+                other.goto(base + address)
+                wrong += faults(other, address, width)
+            page.wait_for_selector(".state-finished")
+            assert page.evaluate("window.sameDocument"), "the page was loaded anew"
+        assert not wrong, "\n".join(wrong)
 
 
 def test_pictures_that_scripts_draw_are_there(browser: Any, tmp_path: Path) -> None:
