@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import signal
+import socket
 import ssl
 import stat
 from pathlib import Path
@@ -295,6 +296,15 @@ def test_both_sides_check_the_others_certificate(broker: Certified, client: Cert
         return
     error = handshake_error(Credentials(f"tls://{HOST}", "executor", "", "", bundle="x.json"), raised.value)
     assert error and words in str(error) and error.code == 78
+
+
+def test_a_broker_that_stops_in_the_midst_of_a_handshake_is_away_and_not_wrong() -> None:
+    context = client_context(Credentials(f"tls://{HOST}", "executor", "", "", ca=AUTHORITY.certificate))
+    here, there = socket.socketpair()
+    there.shutdown(socket.SHUT_WR)
+    with here, there, pytest.raises(ssl.SSLEOFError) as raised:
+        context.wrap_socket(here, server_hostname=HOST)
+    assert handshake_error(Credentials(f"tls://{HOST}", "executor", "", ""), raised.value) is None
 
 
 def test_certificates_that_hold_are_taken_by_name_and_by_address() -> None:
