@@ -156,22 +156,23 @@ def read_data(task: Task) -> tuple[list[SeedData], list[CheckResult]]:
 
     Raises Misconfigured where this host lacks a package that the task needs.
     """
-    data, faults = [], []
+    data, faults = [], defaultdict[str, list[int]](list)
     for seed in SEEDS:
         try:
             public, known = task.public(seed), task.labels(seed)
         except Misconfigured as wrong:
             if isinstance(wrong.__cause__, ModuleNotFoundError):  # what is missing is this host's
                 raise
-            faults.append(CheckResult("seeds", FINDING, f"With seed {seed} the task does not load: {wrong}"))
+            faults[f"the task does not load: {wrong}"].append(seed)
             continue
         try:
             hidden = task.gold(seed)
         except Misconfigured as wrong:
-            faults.append(CheckResult("seeds", FINDING, f"With seed {seed} gold does not fit test: {wrong}"))
+            faults[f"gold does not fit test: {wrong}"].append(seed)
             continue
         data.append(SeedData(seed, public, {**known, **hidden}))
-    return data, faults
+    sentences = (f"With seed {' and '.join(map(str, seeds))} {fault}" for fault, seeds in faults.items())
+    return data, [CheckResult("seeds", FINDING, sentence) for sentence in sentences]
 
 
 def check_splits(task: Task, data: Sequence[SeedData]) -> Iterator[CheckResult]:
@@ -490,7 +491,7 @@ def _falls_over(
                 if isinstance(one, Failed):
                     shown = f"{answer[:12]!r}{'...' if len(answer) > 12 else ''}"
                     sentence = f"{judge} gives no finite score to the answer {shown} to an item of {place}"
-                    yield f"{judge} {shown}", f"{sentence} ({one.reason})."
+                    yield f"{judge} {one.reason}", f"{sentence} ({one.reason})."
 
 
 def _repeats(
