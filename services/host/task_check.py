@@ -34,6 +34,8 @@ REPEATED = 20
 """Answers that are scored several times."""
 GUESS = "0"
 """The answer that is judged again where a task has no reference answer."""
+FEW_GROUPS = 10
+"""A split of no more groups than this, with two items each or more, says little."""
 SEVERAL = 5
 """How often a noisy verifier is called for each of them, at least."""
 SHOWN = 3
@@ -200,6 +202,13 @@ def check_splits(task: Task, data: Sequence[SeedData]) -> Iterator[CheckResult]:
     if not faults:
         ways = "by group" if task.shared_prompts else "by content and by group"
         yield CheckResult("splits", OK, f"The splits are disjoint {ways}, for {_seed_words(data)}.")
+    for split in ("dev", "test"):
+        items = data[0].split(split)
+        groups = {_group_of(item) for item in items}
+        if len(groups) <= FEW_GROUPS and len(items) >= 2 * len(groups) > 0:
+            sentence = f"The {len(items)} items of {split} lie in {len(groups)} groups of near-duplicates"
+            remedy = "its score says little, and its interval is too narrow: bring more that differ, or group less."
+            yield CheckResult("splits", NOTE, f"{sentence} (seed {data[0].seed}): {remedy}")
     if task.shared_prompts:
         yield CheckResult("splits", NOTE, f"Items of several splits may ask the same: {task.shared_prompts}")
 
