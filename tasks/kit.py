@@ -194,6 +194,9 @@ def table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     reader = csv.DictReader(io.StringIO(content, newline=""))
     head = reader.fieldnames or ()
     if missing := [column for column in columns if column not in head]:
+        for other in (";", "\t"):
+            if set(columns) <= set((head or [""])[0].split(other)):
+                raise Misconfigured(f"{path} is divided by {other!r}, and commas are expected; save it with commas.")
         names = ", ".join(map(repr, head)) or "none"
         raise Misconfigured(f"{path} has no column {missing[0]!r}, and those of its first line are {names}; name one.")
     rows = []

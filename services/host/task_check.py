@@ -34,6 +34,8 @@ REPEATED = 20
 """Answers that are scored several times."""
 GUESS = "0"
 """The answer that is judged again where a task has no reference answer."""
+FEW_GROUPS = 10
+"""A split of no more groups than this, with two items each or more, says little."""
 SEVERAL = 5
 """How often a noisy verifier is called for each of them, at least."""
 SHOWN = 3
@@ -156,22 +158,23 @@ def read_data(task: Task) -> tuple[list[SeedData], list[CheckResult]]:
 
     Raises Misconfigured where this host lacks a package that the task needs.
     """
-    data, faults = [], []
+    data, faults = [], defaultdict[str, list[int]](list)
     for seed in SEEDS:
         try:
             public, known = task.public(seed), task.labels(seed)
         except Misconfigured as wrong:
             if isinstance(wrong.__cause__, ModuleNotFoundError):  # what is missing is this host's
                 raise
-            faults.append(CheckResult("seeds", FINDING, f"With seed {seed} the task does not load: {wrong}"))
+            faults[f"the task does not load: {wrong}"].append(seed)
             continue
         try:
             hidden = task.gold(seed)
         except Misconfigured as wrong:
-            faults.append(CheckResult("seeds", FINDING, f"With seed {seed} gold does not fit test: {wrong}"))
+            faults[f"gold does not fit test: {wrong}"].append(seed)
             continue
         data.append(SeedData(seed, public, {**known, **hidden}))
-    return data, faults
+    sentences = (f"With seed {' and '.join(map(str, seeds))} {fault}" for fault, seeds in faults.items())
+    return data, [CheckResult("seeds", FINDING, sentence) for sentence in sentences]
 
 
 def check_splits(task: Task, data: Sequence[SeedData]) -> Iterator[CheckResult]:
@@ -199,6 +202,13 @@ def check_splits(task: Task, data: Sequence[SeedData]) -> Iterator[CheckResult]:
     if not faults:
         ways = "by group" if task.shared_prompts else "by content and by group"
         yield CheckResult("splits", OK, f"The splits are disjoint {ways}, for {_seed_words(data)}.")
+    for split in ("dev", "test"):
+        items = data[0].split(split)
+        groups = {_group_of(item) for item in items}
+        if len(groups) <= FEW_GROUPS and len(items) >= 2 * len(groups) > 0:
+            sentence = f"The {len(items)} items of {split} lie in {len(groups)} groups of near-duplicates"
+            remedy = "its score says little, and its interval is too narrow: bring more that differ, or group less."
+            yield CheckResult("splits", NOTE, f"{sentence} (seed {data[0].seed}): {remedy}")
     if task.shared_prompts:
         yield CheckResult("splits", NOTE, f"Items of several splits may ask the same: {task.shared_prompts}")
 
@@ -490,7 +500,7 @@ def _falls_over(
                 if isinstance(one, Failed):
                     shown = f"{answer[:12]!r}{'...' if len(answer) > 12 else ''}"
                     sentence = f"{judge} gives no finite score to the answer {shown} to an item of {place}"
-                    yield f"{judge} {shown}", f"{sentence} ({one.reason})."
+                    yield f"{judge} {one.reason}", f"{sentence} ({one.reason})."
 
 
 def _repeats(

@@ -267,6 +267,24 @@ def test_a_planted_fault_is_said_and_no_other(planted: Callable[..., Path], faul
     assert sentence in " ".join(said for _, said in found)
 
 
+def test_a_split_of_few_groups_is_a_note(planted: Callable[..., Path]) -> None:
+    grouped = "[Item(i.id, i.prompt, f'test-{n // 4}') for n, i in enumerate(" + TEST + ")]"
+    results = checked(planted(("data.py", TEST, grouped)))
+    notes = [result.sentence for result in results if result.status == NOTE]
+    assert findings(results) == [] and len(notes) == 1
+    assert notes[0].startswith("The 8 items of test lie in 2 groups of near-duplicates (seed 0): its score says little")
+
+
+def test_one_cause_is_one_finding(planted: Callable[..., Path], tmp_path: Path) -> None:
+    raising = planted(("verifier.py", "    if not answer:", "    raise ValueError('boom')\n    if not answer:"))
+    finite = [sentence for check, sentence in findings(checked(raising)) if check == "finite"]
+    assert len(finite) == 1 and finite[0].endswith("So it is in 14 more places."), finite
+    unread = new_task("other", "csv", tmp_path)
+    (unread / "items.csv").write_bytes(b"text;label\nx;a\n")
+    (fault,) = findings(checked(unread))
+    assert fault[1].startswith("With seed 0 and 1 the task does not load: ") and "is divided by ';'" in fault[1]
+
+
 def test_a_submission_of_one_answer_must_not_earn_as_much_as_a_whole_one(planted: Callable[..., Path]) -> None:
     folder = planted(
         ("verifier.py", "judged.values()) / len(items)", "judged.values()) / len(judged)"), kind="submission"
