@@ -14,7 +14,8 @@ import uvicorn
 
 from services.dashboard.app import create_app
 from services.dashboard.source import Source
-from tests.harness.cli import RUN, running
+from tasks.kit import data_folder
+from tests.harness.cli import RUN, CliHarness, running
 from tests.harness.dashboard import TOKEN, addresses, client, make_hostile, recorded_directory
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -25,6 +26,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium"),
 ]
 HISTORY = "decider-version-5"
+DATA = data_folder("lawbench")
 
 
 @contextmanager
@@ -130,6 +132,24 @@ def test_a_run_that_goes_on_is_followed_without_a_reload(browser: Any, tmp_path:
             page.wait_for_selector(".state-finished")
             assert page.evaluate("window.sameDocument"), "the page was loaded anew"
         assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not DATA.is_dir(), reason="LawBench is not here: `evolog data get lawbench`")
+def test_every_page_of_a_finished_run_of_lawbench_works(browser: Any, tmp_path: Path) -> None:
+    system = CliHarness(tmp_path, XDG_CACHE_HOME=str(DATA.parents[2]))
+    system.patience = 1800.0
+    system.evolog("run", "lawbench", "--name", RUN, "--generations", "1")
+    with client(system.node.directory) as asked:
+        all_addresses = addresses(asked, RUN)
+    with served(system.node.directory) as base:
+        for width, scheme in ((1200, "light"), (380, "dark")):
+            with watched_page(browser, width, scheme) as (page, wrong):
+                page.goto(f"{base}/?token={TOKEN}")
+                for address in all_addresses:
+                    page.goto(base + address)
+                    wrong += faults(page, address, width)
+            assert not wrong, "\n".join(wrong)
 
 
 def test_pictures_that_scripts_draw_are_there(browser: Any, tmp_path: Path) -> None:

@@ -56,7 +56,8 @@ def test_every_page_is_shown_over_the_broker_and_gold_to_the_operator_alone(tmp_
         wait_until(lambda: system.node.alive() or up.poll() is not None, "evolog is up")
         system.evolog("run", str(TOY), "--name", "r", "--generations", "2")
         system.wait_until_audited("r")
-        for account, bundle in bundles.items():
+        for account, path in made.items():
+            bundle = Path(shutil.copy(path, tmp_path / f"{account}.json"))  # it says now where blobs stand
             elsewhere = tmp_path / f"desk of {account}"
             with client(elsewhere, broker=Broker(bundle, elsewhere / "blobs")) as page:
                 for place in addresses(page, "r"):
@@ -65,7 +66,7 @@ def test_every_page_is_shown_over_the_broker_and_gold_to_the_operator_alone(tmp_
                     assert ("gold-mark" in answer.text) is (account == "operator"), place
                 assert "def solve" in page.get("/runs/r/candidates/0").text, "the scaffold comes from the stream"
                 overview = page.get("/runs/r").text
-                assert "<strong>controller-0</strong>" in overview, "services are asked for what they do"
+                assert "controller-0" in overview, "services are asked for what they do"
                 assert ("Final table" in overview) is (account == "operator")
                 assert list((elsewhere / "blobs").rglob("?" * 64)), "what was read is kept"
     finally:
