@@ -300,6 +300,7 @@ def test_both_sides_check_the_others_certificate(broker: Certified, client: Cert
 
 def test_a_broker_that_stops_in_the_midst_of_a_handshake_is_away_and_not_wrong() -> None:
     context = client_context(Credentials(f"tls://{HOST}", "executor", "", "", ca=AUTHORITY.certificate))
+    assert context
     here, there = socket.socketpair()
     there.shutdown(socket.SHUT_WR)
     with here, there, pytest.raises(ssl.SSLEOFError) as raised:
