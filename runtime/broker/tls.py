@@ -55,8 +55,8 @@ def server_hostname(credentials: Credentials, host: str | None) -> str:
 
 
 def handshake_error(credentials: Credentials, wrong: BaseException) -> Misconfigured | None:
-    """What a failed handshake means; None where it is something else that went wrong, such as a broker that stops, whose
-    connections end in the midst of it.
+    """What a failed handshake means; None where it is something else that went wrong, such as a broker that
+    stops, whose connections end in the midst of it.
     """
     if not isinstance(wrong, ssl.SSLError) or isinstance(wrong, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return None
