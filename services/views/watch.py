@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from replay.report import Report
@@ -12,6 +12,7 @@ from replay.run_state import state_in_words
 from services.host.hints import with_directory
 from services.host.visible import one_line
 from services.views.events import message_line
+from services.views.progress import VisibleConsole
 from services.views.run import GENERATIONS, RUNS, generation_rows, run_rows, short_task
 from services.views.spent import money, tokens
 from services.views.tables import Column, fitted_table
@@ -87,7 +88,7 @@ def _picture(
     room = height - len(below) - 3  # the first line, that of the notes, and the one on which the cursor stands
     shown = min(len(rows), max(1, room - _TABLE_FRAME))
     table, left_out = fitted_table(columns, rows[-shown:], width)
-    while shown > 1 and len(Console(width=width).render_lines(table)) > room:  # sentences are wrapped
+    while shown > 1 and len(VisibleConsole(width=width).render_lines(table)) > room:  # sentences are wrapped
         shown -= 1
         table, left_out = fitted_table(columns, rows[-shown:], width)
     notes = [f"{len(rows) - shown:,} {others} are not shown"] if len(rows) > shown else []
