@@ -222,8 +222,13 @@ def planted(mistake: Mistake) -> Iterator[None]:
             function.__code__ = code
 
 
-DEAR = ("two candidates that share a slot", "an id that is drawn and not derived")
-"""Mistakes that take many seeds to be found."""
+DEAR = (
+    "two candidates that share a slot",
+    "an id that is drawn and not derived",
+    "a decision that depends on which candidate was finished first",
+    "a child run that outlives its owner",
+)
+"""Mistakes that take many seeds to be found, or seeds of several candidates at once."""
 
 
 @pytest.fixture(scope="module", autouse=True)
