@@ -319,8 +319,8 @@ def test_what_reads_gold_is_known() -> None:
 
 
 def ways_to_gold(may_write: Mapping[str, Sequence[str]], only: Collection[str] = ()) -> dict[str, list[str]]:
-    """Where the code, or these files alone, reaches for gold, by file, but for the auditor's and what a task's folder is
-    read with.
+    """Where the code, or these files alone, reaches for gold, by file, but for the auditor's and what a task's folder
+    is read with.
     """
     found = {}
     for package in PACKAGES:
