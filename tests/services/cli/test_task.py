@@ -45,7 +45,7 @@ def test_check_says_what_is_wrong_and_ends_with_3(
     monkeypatch.setattr(task_sources, "visible", lambda: ([], {}))
     code, out, _ = evolog(capsys, "task", "check", "./mine", "--items", "2")
     assert code == 3 and "The verifier rewards an empty answer to 2 items (case-" in out
-    assert out.endswith("./mine: 1 finding\n")
+    assert out.endswith("./mine: 2 findings\n")  # for an empty answer, and for none
     code, out, _ = evolog(capsys, "task", "check", "./mine", "--items", "2", "--json")
     told = json.loads(out)
     assert code == 3 and (told["version"], told["sound"]) == (1, False)
