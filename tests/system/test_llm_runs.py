@@ -282,7 +282,8 @@ def test_a_key_that_a_model_repeats_is_kept_nowhere(recorded: Recorded) -> None:
 @BOTH
 def test_what_was_shown_is_recorded_and_bounded(recorded: Recorded, provider: str) -> None:
     first, second, *_ = recorded.of(provider, ContextAssembled)
-    assert set(first.parts) == {"system", "other tasks", "task", "limits", "samples", "reference"} and first.trajectories == 0
+    assert set(first.parts) == {"system", "other tasks", "task", "limits", "samples", "reference"}
+    assert first.trajectories == 0
     assert set(second.parts) == {"system", "task", "scaffold", "figures", "history", "trajectories"}
     assert second.trajectories == len(second.shown) > 20
     assert max(len(recorded.blobs.get(digest)) for digest in second.parts.values()) < 45_000
