@@ -24,7 +24,6 @@ from runtime.effects.choose import (
 )
 from runtime.log.lineage import Span
 from runtime.log.lookup import attempts_by_id, attempts_of_request, events_of_types, failures_of_request
-from runtime.log.questions import Asking
 from runtime.log.worker import answer, work
 from runtime.rollouts.attempt import RecordedAttempt
 from runtime.run.loading import LoadedRun
@@ -38,6 +37,7 @@ from services.host.agent_session import (
     without_secrets,
 )
 from services.host.context import Context
+from services.host.runner import open_asking
 from services.host.workbench import open_workbench
 
 AGENT: AgentName = "feedback_agent"
@@ -108,7 +108,7 @@ async def _by_model(
         if isinstance(one.data, feedback.HISTORY_TYPES) and feedback.may_know(requested, one.data)
     ]
     files = {path: data.decode() for path, data in context.blobs.get_tree(requested.scaffold).items()}
-    archive = Asking(context.connection.credentials, context.connection.login)
+    archive = open_asking(context)
     tables = RunTables(
         archive_query(archive),
         run,

@@ -10,11 +10,10 @@ from events.errors import UsageError
 from events.subjects import BLOBS
 from replay.archive.query import QUERIES, QueryResult, query_over
 from runtime.blobs.directory import Blobs
-from runtime.blobs.stream import ChunkSocket, StreamBlobs
 from runtime.broker.accounts import DASHBOARD, OPERATOR
 from runtime.broker.credentials import Login, bundle_login, read_bundle
 from runtime.log.questions import Asking
-from services.host.blobs import cache_limit
+from services.host.blobs import service_blobs
 from services.host.context import with_url
 
 
@@ -34,9 +33,7 @@ class Broker:
         self.reads_gold = account == OPERATOR
         self._idle: list[Asking] = []
         credentials = self.login()
-        self._blobs: Blobs = Blobs(folder)
-        if credentials.blobs == "stream":
-            self._blobs = StreamBlobs(folder, ChunkSocket(credentials, BLOBS, login=self.login), limit=cache_limit())
+        self._blobs = service_blobs(folder, BLOBS, credentials, self.login, patient=False)
 
     def query(self, sql: str) -> QueryResult:
         """The answer of the archivist, as `query` gives it; raises `Unavailable` where none listens."""

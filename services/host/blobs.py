@@ -6,7 +6,6 @@ moves a directory's blobs into streams, once and for all.
 
 import contextlib
 import hashlib
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,20 +19,21 @@ from runtime.broker.accounts import OPERATOR
 from runtime.broker.credentials import Credentials, Login, read_credentials, write_private
 from runtime.broker.store import blobs_file, blobs_in
 from services.host.node import Node
+from services.host.settings import CACHE_VARIABLE, whole_number
 
-CACHE_VARIABLE = "EVOLOG_BLOB_CACHE"
 EXAMINED = 500 * 10**6
 """Bytes that are kept of what is examined."""
 
 
-def service_blobs(root: Path, stream: str, credentials: Credentials, login: Login) -> Blobs:
-    """The blobs of that stream as a service has them: a broker that is away is waited for, and the folder is bounded.
+def service_blobs(root: Path, stream: str, credentials: Credentials, login: Login, *, patient: bool = True) -> Blobs:
+    """The blobs of that stream as a service has them: the folder is bounded, and with `patient` a broker that is away
+    is waited for.
 
     Raises `Misconfigured` where EVOLOG_BLOB_CACHE is no number of bytes.
     """
     if credentials.blobs == "directory":
         return Blobs(root)
-    return StreamBlobs(root, ChunkSocket(credentials, stream, login=login), limit=cache_limit(), patient=True)
+    return StreamBlobs(root, ChunkSocket(credentials, stream, login=login), limit=cache_limit(), patient=patient)
 
 
 def operator_blobs(node: Node, login: Login | None = None) -> Blobs:
@@ -83,13 +83,7 @@ def cache_limit() -> int:
     """Most bytes of blobs that a host keeps whose blobs stand in streams; raises `Misconfigured` for what is no number
     of bytes.
     """
-    value = os.environ.get(CACHE_VARIABLE, str(CACHE_LIMIT))
-    if not (value.isascii() and value.isdigit()):
-        raise Misconfigured(
-            f"{CACHE_VARIABLE} is {value!r}; expected a whole number of bytes, such as {CACHE_LIMIT}: correct it, or "
-            "unset it."
-        )
-    return int(value)
+    return whole_number(CACHE_VARIABLE, CACHE_LIMIT, f"of bytes, such as {CACHE_LIMIT}")
 
 
 def choose_back_end(node: Node, wanted: str | None) -> None:

@@ -16,6 +16,7 @@ IDLE_TIMEOUT_VARIABLE = "EVOLOG_SCAFFOLD_SILENCE"
 HOST_PATIENCE_VARIABLE = "EVOLOG_HOST_PATIENCE"
 SCORING_LIMIT_VARIABLE = "EVOLOG_VERIFIER_SECONDS"
 START_ATTEMPTS_VARIABLE = "EVOLOG_START_ATTEMPTS"
+CACHE_VARIABLE = "EVOLOG_BLOB_CACHE"
 START_ATTEMPTS = 16
 """Most attempts at each test item that the auditor asks of a run's start, unless that is set. For LawBench they are a
 sixth of what a run plays itself.
@@ -31,7 +32,7 @@ VARIABLES = frozenset(
         TRAINER_VARIABLE,
         ACCELERATE_VARIABLE,
         "EVOLOG_ALLOW_UNSANDBOXED",
-        "EVOLOG_BLOB_CACHE",
+        CACHE_VARIABLE,
         "EVOLOG_CGROUP",
         "EVOLOG_CHECKPOINTING",
         "EVOLOG_DIR",
@@ -185,12 +186,18 @@ def start_attempts() -> int:
 
     Raises `Misconfigured` where EVOLOG_START_ATTEMPTS is no such number.
     """
-    value = os.environ.get(START_ATTEMPTS_VARIABLE, str(START_ATTEMPTS))
+    return whole_number(
+        START_ATTEMPTS_VARIABLE, START_ATTEMPTS, f"of attempts, such as {START_ATTEMPTS}, or 0 for none"
+    )
+
+
+def whole_number(variable: str, default: int, kind: str) -> int:
+    """The whole number that a variable holds; raises `Misconfigured` where it holds something else. `kind` says what it
+    is a number of, with an example.
+    """
+    value = os.environ.get(variable, str(default))
     if not (value.isascii() and value.isdigit()):
-        raise Misconfigured(
-            f"{START_ATTEMPTS_VARIABLE} is {value!r}; expected a whole number of attempts, such as {START_ATTEMPTS}, "
-            "or 0 for none: correct it, or unset it."
-        )
+        raise Misconfigured(f"{variable} is {value!r}; expected a whole number {kind}: correct it, or unset it.")
     return int(value)
 
 

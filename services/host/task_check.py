@@ -247,12 +247,12 @@ def _labels_not_on_offer(one: SeedData) -> list[str]:
     """The items whose label is none of those on offer, though labels of their split are: where none is, they are names
     of something else, as denoise's of its files.
     """
-    found, offered = [], {*one.public.labels}
+    found, offered = list[str](), {*one.public.labels}
     for split in (one.public.train, one.public.dev, one.public.test):
         ids = [item.id for item in split if item.id in one.labels]
         strange = [id for id in ids if one.labels[id] not in offered]
         found += strange if len(strange) < len(ids) else []
-    return found if offered else []
+    return found
 
 
 def check_seeds(task: Task, data: Sequence[SeedData], other: AnswerScorer) -> Iterator[CheckResult]:

@@ -88,7 +88,8 @@ def _picture(
     room = height - len(below) - 3  # the first line, that of the notes, and the one on which the cursor stands
     shown = min(len(rows), max(1, room - _TABLE_FRAME))
     table, left_out = fitted_table(columns, rows[-shown:], width)
-    while shown > 1 and len(VisibleConsole(width=width).render_lines(table)) > room:  # sentences are wrapped
+    console = VisibleConsole(width=width)
+    while shown > 1 and len(console.render_lines(table)) > room:  # sentences are wrapped
         shown -= 1
         table, left_out = fitted_table(columns, rows[-shown:], width)
     notes = [f"{len(rows) - shown:,} {others} are not shown"] if len(rows) > shown else []

@@ -201,7 +201,7 @@ def planted(mistake: Mistake) -> Iterator[None]:
 
     The undisturbed runs are made before that.
     """
-    for setting in mistake.settings:
+    for setting in (SETTINGS[0], *mistake.settings):
         undisturbed(setting)
     codes = {function: function.__code__ for function, _, _ in mistake.lines}
     try:

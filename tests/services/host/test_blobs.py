@@ -17,7 +17,6 @@ from runtime.broker.server import write_config
 from runtime.broker.store import blobs_in
 from services.dashboard.source import Source
 from services.host.blobs import (
-    CACHE_VARIABLE,
     cache_limit,
     choose_back_end,
     move_into_streams,
@@ -27,6 +26,7 @@ from services.host.blobs import (
     service_blobs,
 )
 from services.host.node import Node
+from services.host.settings import CACHE_VARIABLE
 from tests.harness.broker import broker_beside, chunk_socket
 
 

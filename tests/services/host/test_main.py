@@ -1,7 +1,7 @@
 """When a process takes work at all: by the version of its host, and by what its host lacks."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any
 
@@ -98,7 +98,8 @@ def served(
     return ended.value, place.status
 
 
-def test_work_ends_in_good_order_once_the_version_is_another() -> None:
+def closing_service() -> tuple[Callable[[Any], Coroutine[Any, Any, None]], list[str]]:
+    """A service that goes on for ever, and the list in which it notes that it was closed."""
     ended: list[str] = []
 
     async def serve(_: object) -> None:
@@ -108,6 +109,11 @@ def test_work_ends_in_good_order_once_the_version_is_another() -> None:
             await asyncio.sleep(0)
             ended.append("closed")
 
+    return serve, ended
+
+
+def test_work_ends_in_good_order_once_the_version_is_another() -> None:
+    serve, ended = closing_service()
     error, _ = served(serve, at_once)
     assert (str(error), error.code, ended) == ("of another version", Misconfigured.code, ["closed"])
 
@@ -122,14 +128,7 @@ def test_what_a_host_lacks_is_said_before_the_process_ends(error: UserError, sai
 
 
 def test_a_service_that_is_told_to_stop_is_cancelled_with_its_clean_up() -> None:
-    ended: list[str] = []
-
-    async def serve(_: object) -> None:
-        try:
-            await never()
-        finally:
-            await asyncio.sleep(0)
-            ended.append("closed")
+    serve, ended = closing_service()
 
     async def check() -> None:
         place: Any = SimpleNamespace(wait_for_version=at_once, watch_version=never)
