@@ -1,12 +1,13 @@
 """The base of every fact: a frozen struct with a tag and a logical key, which refuses a number that is not finite."""
 
-import hashlib
 import math
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, ClassVar, cast
 
 import msgspec
+
+from events.digest import sha256
 
 
 class NotFinite(ValueError):
@@ -92,9 +93,9 @@ def _require_finite(value: object, fact: Fact, field: str) -> None:
 
 def derive(*key: str | int) -> str:
     """A 24-digit hexadecimal name (96 bits of SHA-256) that follows from a logical key and from nothing else."""
-    return hashlib.sha256("\x1f".join(map(str, key)).encode()).hexdigest()[:24]
+    return sha256("\x1f".join(map(str, key)).encode())[:12].hex()
 
 
 def derive_seed(*key: str | int) -> int:
     """A 63-bit seed that follows from a logical key; the first part is the run's seed, never its id."""
-    return int.from_bytes(hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()[:8], "big") >> 1
+    return int.from_bytes(sha256("\x1f".join(map(str, key)).encode())[:8], "big") >> 1

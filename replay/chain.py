@@ -6,11 +6,11 @@ answers. Events between that one and the head are folded after the decision's ou
 that cannot be read are not folded.
 """
 
-from hashlib import sha256
 from typing import NamedTuple
 
 import msgspec
 
+from events.digest import sha256
 from events.run import DecisionMade, RunFinished
 from events.subjects import HEAD, entity_of
 from runtime.run.decider import GENESIS
@@ -51,7 +51,7 @@ class _SavedChain(msgspec.Struct):
 _head_decoder = msgspec.json.Decoder(_Head)
 _state_encoder = msgspec.msgpack.Encoder()
 _state_decoder = msgspec.msgpack.Decoder(_SavedChain)
-_DIGEST = sha256().digest_size
+_DIGEST = 32
 
 
 class Chain:
@@ -97,7 +97,7 @@ class Chain:
         self._first = self._first or sequence
         if entity == HEAD:
             return self._decide(sequence, data)
-        self._folded.append(entity.encode() + (data_digest or sha256(data).digest()))
+        self._folded.append(entity.encode() + (data_digest or sha256(data)))
         if self.awaited:
             self.awaited -= 1
             if not self.awaited:
@@ -122,8 +122,8 @@ class Chain:
             return self._break(
                 sequence, made, f"answers event {made.input}, which does not stand since the decision before it"
             )
-        folded = sha256(b"".join(self._folded[: index + 1])).digest()
-        digest = sha256(self.digest.encode() + folded).hexdigest()
+        folded = sha256(b"".join(self._folded[: index + 1]))
+        digest = sha256(self.digest.encode() + folded).hex()
         if digest != made.digest:
             return self._break(
                 sequence,

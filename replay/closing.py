@@ -5,13 +5,13 @@ They are computed from the messages as they are stored, and stand in no event. S
 in an export or signed, can tell later whether anything was changed since.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 
 import msgspec
 
+from events.digest import sha256
 from events.errors import CheckFailed, UsageError
 from events.gold import AuditFinished
 from events.run import DecisionMade
@@ -67,8 +67,8 @@ class RunDigest(msgspec.Struct):
     def take(self, stored: Stored, data_digest: bytes = b"") -> None:
         """Feed the next message; `data_digest` is the SHA-256 of its data, where the caller knows it."""
         entry = f"{stored.sequence} {stored.time} {stored.subject} ".encode()
-        entry += data_digest or hashlib.sha256(stored.data).digest()
-        self.digest = hashlib.sha256(self.digest + entry).digest()
+        entry += data_digest or sha256(stored.data)
+        self.digest = sha256(self.digest + entry)
         self.events += 1
         if stored.subject.endswith(_HEAD):
             self.head, self.awaited = stored.sequence, _outputs(stored.data)

@@ -12,12 +12,12 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from events.digest import sha256
 from events.errors import CheckFailed, UsageError
 from events.subjects import LOG, run_of
 from replay.archive.projection import Archive
@@ -26,8 +26,8 @@ from replay.closing import RunDigest
 from replay.history import EventProgress, History
 from runtime.log.port import Stored, require_contiguous
 
-PAGE_SIZE = 20_000
-COMMIT_ROWS, COMMIT_BYTES = 250_000, 512 * 1024 * 1024
+PAGE_SIZE = 60_000
+COMMIT_ROWS, COMMIT_BYTES = 240_000, 512 * 1024 * 1024
 """A transaction is committed when it holds that many rows or bytes: DuckDB writes large ones to the disk once, small
 ones twice.
 """
@@ -196,7 +196,7 @@ class _Rebuild:
                 continue
             if (digest := self.digests.get(run)) is None:
                 digest = self.digests[run] = RunDigest()
-            data_digest = sha256(stored.data).digest()
+            data_digest = sha256(stored.data)
             digest.take(stored, data_digest)
             if stored.sequence > cursor:
                 self.grown.add(run)

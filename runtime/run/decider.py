@@ -18,6 +18,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from events import codec
 from events.codec import Event
+from events.digest import sha256
 from events.fact import Fact
 from events.run import DecisionMade
 from events.time import rfc3339
@@ -143,5 +144,5 @@ class DecisionSession(Generic[State]):
     def _fold(self, event: Event, data: bytes) -> None:
         if self._remembers:
             self._known.add(event.id)
-        self._folded.update(event.id.encode() + hashlib.sha256(data).digest())
+        self._folded.update(event.id.encode() + sha256(data))
         self.state = self.decider.evolve(self.state, event)
