@@ -18,7 +18,7 @@ from events.change import (
     ScaffoldRequested,
     WeightUpdateRequested,
 )
-from events.choice import AgentCalled, LeverChosen, ParentSelected
+from events.choice import AgentCalled, LeverChosen, ParentSelected, TrialFinished
 from events.codec import Event
 from events.fact import Fact
 from events.gold import (
@@ -58,6 +58,7 @@ FAILURES = 200
 REPORTED_TYPES: tuple[type[Fact], ...] = (
     LeverChosen,
     AgentCalled,
+    TrialFinished,
     ScaffoldProposed,
     WeightUpdateRequested,
     ProposalFailed,
@@ -402,6 +403,9 @@ class Reporter:
                 self._flight(generation).agents.add(_cost_of(called))
             case ChildRunFinished(generation=generation, tokens=tokens, micro_usd=micro_usd):
                 self._flight(generation).agents.add(Spent(tokens=tokens, micro_usd=micro_usd))
+            case TrialFinished(generation=generation) as trial:
+                tokens = trial.prompt_tokens + trial.completion_tokens
+                self._flight(generation).agents.add(Spent(tokens=tokens, micro_usd=trial.micro_usd))
             case ProposalFailed(generation=generation):
                 self._flight(generation).failed = True
             case RolloutsRequested(generation=generation) as requested:
@@ -568,7 +572,7 @@ class Reporter:
                 row.change, row.reason = f"a run of its own, up to {fact.generations} generations", fact.reason
             case ChildRunOrdered(generation=generation):
                 self.row(generation).child = fact.child
-            case ChildRunFinished(generation=generation):
+            case ChildRunFinished(generation=generation) | TrialFinished(generation=generation):
                 self.row(generation).rollouts += fact.rollouts
                 report.rollouts += fact.rollouts
                 self._own_rollouts += fact.rollouts if event.run == report.run else 0

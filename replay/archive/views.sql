@@ -130,7 +130,8 @@ SELECT run, generation, round, count(*) AS labels, avg(votes / answers) AS agree
 FROM judged GROUP BY run, generation, round;
 
 -- What each generation used for each purpose: rollouts, model calls, tokens, seconds of the model, millionths of a US dollar, and the share
--- of completions that were cut. The calls of the agents' language model have the agent as purpose, those of a verifier's judge `judge`.
+-- of completions that were cut. The calls of the agents' language model have the agent as purpose, those of a verifier's judge `judge`,
+-- and what an agent tried out `trial`, of which neither calls nor their seconds are known.
 -- Tokens that no server reported and costs that nobody knows are NULL, and so is a sum where none of its calls told.
 CREATE VIEW cost AS
 WITH called AS (
@@ -164,7 +165,11 @@ UNION ALL
 SELECT run, generation, purpose, 0, 0, count(*), sum(prompt_tokens)::BIGINT, sum(completion_tokens)::BIGINT,
     sum(prompt_tokens + completion_tokens)::BIGINT, sum(seconds), sum(micro_usd)::BIGINT, NULL, 0,
     count(*) FILTER (prompt_tokens IS NULL OR completion_tokens IS NULL), count(*) FILTER (micro_usd IS NULL)
-FROM asked GROUP BY run, generation, purpose;
+FROM asked GROUP BY run, generation, purpose
+UNION ALL
+SELECT run, generation, 'trial', sum(rollouts)::BIGINT, 0, NULL, sum(prompt_tokens)::BIGINT, sum(completion_tokens)::BIGINT,
+    sum(prompt_tokens + completion_tokens)::BIGINT, NULL, sum(micro_usd)::BIGINT, NULL, 0, 0, 0
+FROM trial_finished GROUP BY run, generation;
 
 -- Each generation: the lever pulled and why, the dev score of what came of it, whether it was accepted, and what it took.
 CREATE VIEW generations AS

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from events.change import ProposalFailed
-from events.choice import AgentCalled
+from events.choice import AgentCalled, TrialFinished
 from events.fact import Fact
 from events.judgement import CandidateEvaluated, TrajectoryScored
 from events.rollouts import ModelCalled, RolloutsRequested, TrajectoryRecorded
@@ -217,6 +217,23 @@ def test_calls_that_report_no_tokens_are_counted_and_are_not_0(tmp_path: Path) -
     report, row = report_of(run), row_of(run, tmp_path)
     assert (report.generations[1].unreported, report.generations[1].unpriced, report.unreported) == (1, 1, 1)
     assert (row["tokens"], row["unreported"], row["unpriced"]) == (0, 1, 1)  # the policy's calls did report
+
+
+@pytest.mark.parametrize("given_up", [False, True], ids=["under way", "given up"])
+def test_what_an_agent_tries_out_counts_at_once_and_in_a_generation_that_comes_to_nothing(given_up: bool) -> None:
+    told = played(until=0)
+    answer_until(told, "feedback_requested")
+    before = report_of(as_history(told.messages))
+    told.say(example(TrialFinished, generation=1, rollouts=5, prompt_tokens=90, completion_tokens=10, micro_usd=3))
+    if given_up:
+        told.say(ProposalFailed(generation=1, reason="no idea"))
+    after = report_of(as_history(told.messages))
+    assert (after.rollouts, after.tokens, after.micro_usd) == (
+        before.rollouts + 5,
+        before.tokens + 100,
+        before.micro_usd + 3,
+    )
+    assert (after.generations[1].rollouts, after.generations[1].tokens) == (5, 100)
 
 
 @pytest.mark.parametrize("name", ["decider-version-5", "everything-goes-wrong", "adapter-refused"])

@@ -22,7 +22,7 @@ from events.change import (
     ScaffoldRequested,
     WeightUpdateRequested,
 )
-from events.choice import FeedbackRequested, LeverChosen
+from events.choice import FeedbackRequested, LeverChosen, TrialFinished
 from events.errors import CheckFailed, TryAgain
 from events.fact import Fact
 from events.judgement import (
@@ -445,6 +445,17 @@ def test_cost_is_split_by_generation_and_purpose(small: Archive) -> None:
         (2, "dev", 2, 0, 1, 120, 0.5, 7),
         (2, "train", 2, 0, 1, 120, 0.5, 7),
     ]
+
+
+def test_what_an_agent_tried_out_is_in_the_cost_and_in_the_totals_of_the_run(small: Archive) -> None:
+    trials = [
+        example(TrialFinished, generation=1, trial=name, rollouts=5, prompt_tokens=90, completion_tokens=10, micro_usd=3)
+        for name in ("first", "second")
+    ]
+    small.apply(stored(trials, start=len(small_run()) + 1))
+    found = ask(small, "SELECT * EXCLUDE (run, failed, repeated, cut) FROM cost WHERE purpose = 'trial'")
+    assert found == [(1, "trial", 10, None, 180, 20, 200, None, 6, 0, 0)]
+    assert ask(small, "SELECT rollouts, tokens, micro_usd FROM runs") == [(9 + 10, 480 + 200, 28 + 6)]
 
 
 def test_cost_says_which_share_of_completions_was_cut_where_the_log_says(small: Archive) -> None:
