@@ -617,6 +617,13 @@ def known() -> list[str]:
     return sorted(p.parent.name.replace("_", "-") for p in Path(__file__).parent.glob("*/task.py"))
 
 
+def hidden_folder(name: str) -> str:
+    """A sentence where a name is both that of a known task, which is taken, and that of a folder here; else empty."""
+    if "/" in name or name.replace("_", "-") not in known() or not (Path(name) / "task.py").is_file():
+        return ""
+    return f"{name} is the task that comes with evolog, and not the folder of that name here: for that write ./{name}."
+
+
 def load(name: str) -> Task:
     """The task `name`, one of `known()` or the path of a folder.
 

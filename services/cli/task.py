@@ -57,7 +57,10 @@ def task_check(path: str, items: int | None, as_json: bool) -> int:
     from events.errors import CheckFailed
     from services.host.task_check import FINDING, check_task
     from services.views.progress import working
+    from tasks.loading import hidden_folder
 
+    if sentence := hidden_folder(path):
+        click.echo(f"evolog: {sentence}", err=True)
     with working(f"checking {path}") as say:
         results = check_task(path, items, say)
     findings = [result for result in results if result.status == FINDING]

@@ -36,7 +36,7 @@ from services.host.context import operator
 from services.host.node import Node, Running, is_on_this_host, owner_alone
 from services.host.sources import find_run
 from services.host.statuses import StatusBoard
-from tasks.loading import Task
+from tasks.loading import Task, hidden_folder
 
 POLL_SECONDS = 0.2
 """Seconds between two reads of the log."""
@@ -68,6 +68,8 @@ def check(order: RunOrder, node: Node, announce: Callable[[str], None] = lambda 
     ordered. `announce` is told what will not be as it was ordered.
     """
     task = check_order(order)
+    if sentence := hidden_folder(order.task):
+        announce(sentence)
     if sentence := check_levers(order, task):
         announce(sentence)
     running = node.running()

@@ -449,7 +449,9 @@ def test_cost_is_split_by_generation_and_purpose(small: Archive) -> None:
 
 def test_what_an_agent_tried_out_is_in_the_cost_and_in_the_totals_of_the_run(small: Archive) -> None:
     trials = [
-        example(TrialFinished, generation=1, trial=name, rollouts=5, prompt_tokens=90, completion_tokens=10, micro_usd=3)
+        example(
+            TrialFinished, generation=1, trial=name, rollouts=5, prompt_tokens=90, completion_tokens=10, micro_usd=3
+        )
         for name in ("first", "second")
     ]
     small.apply(stored(trials, start=len(small_run()) + 1))

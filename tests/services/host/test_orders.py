@@ -63,6 +63,20 @@ def test_an_order_says_what_is_not_installed(
         check(order, Node(tmp_path))
 
 
+def test_a_folder_that_has_the_name_of_a_known_task_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    told: list[str] = []
+    order = RunOrder(task="denoise", levers="both", seed=0, generations=None, budget="")
+    (tmp_path / "denoise").mkdir()
+    check(order, Node(tmp_path), told.append)
+    assert told == []
+    (tmp_path / "denoise" / "task.py").touch()
+    check(order, Node(tmp_path), told.append)
+    assert told == [
+        "denoise is the task that comes with evolog, and not the folder of that name here: for that write ./denoise."
+    ]
+
+
 class AwayLog(MemoryLog):
     """A log whose broker is away."""
 
