@@ -11,7 +11,6 @@ from typing import Literal
 
 import click
 import msgspec
-from rich import table as rich_table
 from rich.text import Text
 
 from events.errors import UserError
@@ -30,6 +29,7 @@ from services.host.node import Node
 from services.host.visible import visible
 from services.views import audit as words
 from services.views.progress import counting, stdout, working
+from services.views.tables import Column, print_table
 from tasks.contract import Public
 
 COLOURS: Mapping[str, str] = {
@@ -162,14 +162,11 @@ def _show(report: AuditReport) -> None:
     for line in words.opening(report):
         console.print(line, soft_wrap=True, highlight=False)
     for table in words.tables(audit):
-        grid = rich_table.Table(title=table.title, title_justify="left")
-        for column in table.columns:
-            grid.add_column(
-                column, justify="left" if column in words.WORDS else "right", no_wrap=column not in words.WORDS
-            )
-        for row in table.rows:
-            grid.add_row(*row)
-        console.print(grid)
+        columns = [
+            Column(name, words.drop(name, at), right=name not in words.WORDS, sentence=name in words.WORDS)
+            for at, name in enumerate(table.columns)
+        ]
+        print_table(console, columns, table.rows, table.title)
         for note in table.notes:
             console.print(note, soft_wrap=True, highlight=False)
     for title, lines in words.closing(report):
@@ -250,22 +247,21 @@ async def _listing(node: Node, name: str, auditing: Awaitable[AuditReport], *exp
 
 
 def _show_all(listings: Sequence[AuditListing]) -> None:
-    table = rich_table.Table()
-    for column in ("run", "task", "state", "rule", "lever", "generation"):
-        table.add_column(column, justify="right" if column == "generation" else "left", overflow="fold")
+    columns = (
+        Column("run"),
+        Column("task", drop=3),
+        Column("state", styles=COLOURS),
+        Column("rule", sentence=True),
+        Column("lever", drop=2),
+        Column("generation", drop=1, right=True),
+    )
+    rows: list[tuple[str, ...]] = []
     for listing in listings:
         if listing.error:
-            table.add_row(listing.run, listing.task, "not audited", listing.error)
+            rows.append((listing.run, listing.task, "not audited", listing.error, "", ""))
             continue
         unknown_families = [family for family, state in listing.families.items() if state == "unknown"]
         rule = listing.rule or (f"nothing is known of {listed(unknown_families)}" if unknown_families else "")
         generation = "" if listing.generation is None else str(listing.generation)
-        table.add_row(
-            listing.run,
-            listing.task,
-            Text(listing.state, style=COLOURS[listing.state]),
-            rule,
-            listing.lever,
-            generation,
-        )
-    stdout().print(table)
+        rows.append((listing.run, listing.task, listing.state, rule, listing.lever, generation))
+    print_table(stdout(), columns, rows)

@@ -11,6 +11,7 @@ from services.views.replayed import closing_lines
 
 WORDS = frozenset({"lever", "accepted", "on", "perturbation", "answer", "part", "change"})
 """Columns that hold words and begin at the left; the others hold numbers."""
+_FIRST_TO_GO = ("gap growth", "lever", "accepted")
 FINAL_LOOK = -1
 """The number of the look at a finished run."""
 
@@ -101,6 +102,13 @@ def looks(flags: Sequence[DriftFlagged]) -> str:
         f"The auditor looked {len(flags)} times as the run went: "
         f"{'first ' + ', '.join(verdicts) if verdicts else f'{quiet} each time'}."
     )
+
+
+def drop(column: str, at: int) -> int:
+    """When the column at this place is left out where there is no room, as `Column.drop`: the first never, of others
+    what is said elsewhere first, and then the last.
+    """
+    return 99 - _FIRST_TO_GO.index(column) if at and column in _FIRST_TO_GO else at
 
 
 def tables(audit: Audit) -> list[AuditTable]:

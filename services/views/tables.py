@@ -4,7 +4,7 @@ A name is there to be copied. So only sentences are wrapped, and where a row doe
 are left out, which a line below the table says.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from rich.cells import cell_len
@@ -32,14 +32,18 @@ class Column(NamedTuple):
     """Whether its cells may be wrapped."""
     least: int = LEAST_SENTENCE
     """Of sentences: the fewest characters a line."""
+    styles: Mapping[str, str] = {}
+    """The style of a cell, by its text."""
 
 
-def print_table(console: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+def print_table(console: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str = "") -> None:
     """Print rows below their columns, in as many columns as the console has room for.
 
     A column that is empty in every row is left out without a word.
     """
     table, left_out = fitted_table(columns, rows, console.width)
+    if title:
+        console.print(title, style="table.title", soft_wrap=True, highlight=False)
     console.print(table, crop=False, no_wrap=True, overflow="ignore")
     if left_out:
         console.print(left_out, soft_wrap=True, highlight=False)
@@ -65,7 +69,7 @@ def fitted_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], room:
             overflow="fold",
         )
     for row in cells:
-        table.add_row(*(Text(row[at]) for at in shown))
+        table.add_row(*(Text(row[at], style=columns[at].styles.get(row[at], "")) for at in shown))
     if (least := _width([needs[at] for at in shown])) > room:
         table.width = least  # a name that is too long is printed whole
     left_out = [columns[at].name for at in there if at not in shown]

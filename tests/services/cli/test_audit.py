@@ -136,6 +136,20 @@ def test_the_tables_hold_what_the_audit_holds(exports: Path, hacked: AuditReport
     assert "weights: 2 moves; an exchange rate needs 8." in said
 
 
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_a_narrow_terminal_has_fewer_columns_and_whole_figures(
+    exports: Path, at_once: None, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    whole = evolog(exports / "hacked", code=3).stdout
+    monkeypatch.setenv("COLUMNS", str(width))
+    said = evolog(exports / "hacked", code=3).stdout
+    drawn = [line for line in said.splitlines() if line[:1] in set("┏┃┡│└")]
+    assert drawn and max(map(len, drawn)) <= width
+    figures = {cell for line in drawn for cell in line.split("│")[1:-1]}
+    assert all(cell.strip() in whole for cell in figures) and "…" not in said
+    assert "left out for want of room: lever, accepted, Q, gap growth; --json has all" in said or width != 60
+
+
 def test_the_gap_is_printed_with_its_parts(exports: Path, hacked: AuditReport, at_once: None) -> None:
     said = evolog(exports / "hacked", code=3).stdout
     last = hacked.audit.rows[-1]
