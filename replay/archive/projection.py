@@ -20,9 +20,12 @@ import msgspec
 from msgspec import inspect
 
 from events.catalogue import BY_TAG
+from events.choice import AgentCalled, TrialFinished
 from events.codec import Event, Unreadable, UntypedEvent, plain_at
 from events.errors import CheckFailed, NotFound, TryAgain, UsageError, UserError
 from events.fact import Fact
+from events.judgement import JudgeCalled, TrajectoryScored
+from events.rollouts import ModelCalled, RolloutFailed, TrajectoryRecorded
 from events.subjects import LOG, run_of
 from replay.archive.arrow import Columns
 from runtime.log.port import Stored, require_contiguous
@@ -55,9 +58,13 @@ VIEW_BODIES = dict(re.findall(r"^CREATE VIEW (\w+) AS\n(.*?);$", VIEWS[LOG].read
 """The SELECT of each view."""
 KEPT_EVENTS, KEPT_SHARE = 20_000, 8
 """The joined attempts are kept anew once so many events are behind them, and one in so many of all events."""
+_PARTS, _SUMS = VIEW_BODIES["cost"].removeprefix("WITH parts AS (\n").split("\n)\n")
+_COSTS = (ModelCalled, TrajectoryScored, TrajectoryRecorded, RolloutFailed, AgentCalled, JudgeCalled, TrialFinished)
+_LATER = ", ".join(f"{kind.tag()} AS (FROM main.{kind.tag()} WHERE seq > {{until}})" for kind in _COSTS)
 _KEEP = f"""
 CREATE SCHEMA IF NOT EXISTS kept;
 CREATE OR REPLACE TABLE kept.attempts AS FROM ({VIEW_BODIES["trajectories"]}) ORDER BY run, seq;
+CREATE OR REPLACE TABLE kept.costs AS FROM ({_PARTS});
 CREATE OR REPLACE TABLE kept.until AS FROM cursor;
 CREATE OR REPLACE VIEW trajectories AS
 WITH trajectory_recorded AS (
@@ -66,9 +73,12 @@ WITH trajectory_recorded AS (
 ), rollout_failed AS (FROM main.rollout_failed WHERE seq > {{until}}),
 trajectory_scored AS (FROM main.trajectory_scored WHERE seq > {{until}}),
 scoring_failed AS (FROM main.scoring_failed WHERE seq > {{until}})
-FROM kept.attempts WHERE outcome IS NOT NULL UNION ALL {VIEW_BODIES["trajectories"]}"""
-"""Keeps the rows of the view `trajectories` as a table, sorted by run. The view then joins what came later, and what
-was open, alone.
+FROM kept.attempts WHERE outcome IS NOT NULL UNION ALL {VIEW_BODIES["trajectories"]};
+CREATE OR REPLACE VIEW cost AS
+WITH {_LATER}, parts AS (FROM kept.costs UNION ALL FROM ({_PARTS}))
+{_SUMS}"""
+"""Keeps the rows of the view `trajectories` as a table, sorted by run, and the parts of the view `cost`. The views then
+join what came later, and what was open, alone.
 """
 
 _TIME = "make_timestamptz(time)"

@@ -134,42 +134,48 @@ FROM judged GROUP BY run, generation, round;
 -- and what an agent tried out `trial`, of which neither calls nor their seconds are known.
 -- Tokens that no server reported and costs that nobody knows are NULL, and so is a sum where none of its calls told.
 CREATE VIEW cost AS
-WITH called AS (
-    SELECT run, request, count(*) AS calls, sum(prompt_tokens) AS prompt_tokens, sum(completion_tokens) AS completion_tokens,
-        sum(seconds) AS seconds, sum(micro_usd) AS micro_usd, sum(len(cut)) AS told, sum(len(list_filter(cut, lambda one: one))) AS cut,
-        sum(repeated) AS repeated
-    FROM model_called GROUP BY run, request
-), judged AS (
-    SELECT run, request, sum(micro_usd) AS micro_usd FROM trajectory_scored WHERE micro_usd > 0 GROUP BY run, request
-), played AS (
-    SELECT run, request, count(*) AS rollouts, count(*) FILTER (failed) AS failed
-    FROM (SELECT run, request, false AS failed FROM trajectory_recorded UNION ALL SELECT run, request, true FROM rollout_failed)
-    GROUP BY run, request
-), asked AS (
-    SELECT run, generation, agent AS purpose, prompt_tokens, completion_tokens, seconds, micro_usd FROM agent_called
-    UNION ALL SELECT run, generation, 'judge', prompt_tokens, completion_tokens, seconds, micro_usd FROM judge_called
+WITH parts AS (
+    WITH called AS (
+        SELECT run, request, count(*) AS calls, sum(prompt_tokens) AS prompt_tokens, sum(completion_tokens) AS completion_tokens,
+            sum(seconds) AS seconds, sum(micro_usd) AS micro_usd, sum(len(cut)) AS told, sum(len(list_filter(cut, lambda one: one))) AS cut,
+            sum(repeated) AS repeated
+        FROM model_called GROUP BY run, request
+    ), judged AS (
+        SELECT run, request, sum(micro_usd) AS micro_usd FROM trajectory_scored WHERE micro_usd > 0 GROUP BY run, request
+    ), played AS (
+        SELECT run, request, count(*) AS rollouts, count(*) FILTER (failed) AS failed
+        FROM (SELECT run, request, false AS failed FROM trajectory_recorded UNION ALL SELECT run, request, true FROM rollout_failed)
+        GROUP BY run, request
+    ), asked AS (
+        SELECT run, generation, agent AS purpose, prompt_tokens, completion_tokens, seconds, micro_usd FROM agent_called
+        UNION ALL SELECT run, generation, 'judge', prompt_tokens, completion_tokens, seconds, micro_usd FROM judge_called
+    )
+    SELECT q.run, q.generation, q.purpose, coalesce(sum(p.rollouts), 0) AS rollouts, coalesce(sum(p.failed), 0) AS failed,
+        coalesce(sum(c.calls), 0) AS model_calls, coalesce(sum(c.prompt_tokens), 0) AS prompt_tokens,
+        coalesce(sum(c.completion_tokens), 0) AS completion_tokens,
+        coalesce(sum(c.prompt_tokens) + sum(c.completion_tokens), 0) AS tokens,
+        coalesce(sum(c.seconds), 0) AS model_seconds, coalesce(sum(c.micro_usd), 0) + coalesce(sum(j.micro_usd), 0) AS micro_usd,
+        sum(c.cut) AS cut, sum(c.told) AS told, coalesce(sum(c.repeated), 0) AS repeated, 0 AS unreported, 0 AS unpriced
+    FROM rollouts_requested q
+    LEFT JOIN called c ON c.run = q.run AND c.request = q.id
+    LEFT JOIN judged j ON j.run = q.run AND j.request = q.id
+    LEFT JOIN played p ON p.run = q.run AND p.request = q.id
+    GROUP BY q.run, q.generation, q.purpose
+    UNION ALL
+    SELECT run, generation, purpose, 0, 0, count(*), sum(prompt_tokens), sum(completion_tokens),
+        sum(prompt_tokens + completion_tokens), sum(seconds), sum(micro_usd), NULL, NULL, 0,
+        count(*) FILTER (prompt_tokens IS NULL OR completion_tokens IS NULL), count(*) FILTER (micro_usd IS NULL)
+    FROM asked GROUP BY run, generation, purpose
+    UNION ALL
+    SELECT run, generation, 'trial', sum(rollouts), 0, NULL, sum(prompt_tokens), sum(completion_tokens),
+        sum(prompt_tokens + completion_tokens), NULL, sum(micro_usd), NULL, NULL, 0, 0, 0
+    FROM trial_finished GROUP BY run, generation
 )
-SELECT q.run, q.generation, q.purpose, coalesce(sum(p.rollouts), 0)::BIGINT AS rollouts, coalesce(sum(p.failed), 0)::BIGINT AS failed,
-    coalesce(sum(c.calls), 0)::BIGINT AS model_calls, coalesce(sum(c.prompt_tokens), 0)::BIGINT AS prompt_tokens,
-    coalesce(sum(c.completion_tokens), 0)::BIGINT AS completion_tokens,
-    coalesce(sum(c.prompt_tokens) + sum(c.completion_tokens), 0)::BIGINT AS tokens,
-    coalesce(sum(c.seconds), 0) AS model_seconds, (coalesce(sum(c.micro_usd), 0) + coalesce(sum(j.micro_usd), 0))::BIGINT AS micro_usd,
-    sum(c.cut) / nullif(sum(c.told), 0) AS cut, coalesce(sum(c.repeated), 0)::BIGINT AS repeated,
-    0::BIGINT AS unreported, 0::BIGINT AS unpriced
-FROM rollouts_requested q
-LEFT JOIN called c ON c.run = q.run AND c.request = q.id
-LEFT JOIN judged j ON j.run = q.run AND j.request = q.id
-LEFT JOIN played p ON p.run = q.run AND p.request = q.id
-GROUP BY q.run, q.generation, q.purpose
-UNION ALL
-SELECT run, generation, purpose, 0, 0, count(*), sum(prompt_tokens)::BIGINT, sum(completion_tokens)::BIGINT,
-    sum(prompt_tokens + completion_tokens)::BIGINT, sum(seconds), sum(micro_usd)::BIGINT, NULL, 0,
-    count(*) FILTER (prompt_tokens IS NULL OR completion_tokens IS NULL), count(*) FILTER (micro_usd IS NULL)
-FROM asked GROUP BY run, generation, purpose
-UNION ALL
-SELECT run, generation, 'trial', sum(rollouts)::BIGINT, 0, NULL, sum(prompt_tokens)::BIGINT, sum(completion_tokens)::BIGINT,
-    sum(prompt_tokens + completion_tokens)::BIGINT, NULL, sum(micro_usd)::BIGINT, NULL, 0, 0, 0
-FROM trial_finished GROUP BY run, generation;
+SELECT run, generation, purpose, sum(rollouts)::BIGINT AS rollouts, sum(failed)::BIGINT AS failed, sum(model_calls)::BIGINT AS model_calls,
+    sum(prompt_tokens)::BIGINT AS prompt_tokens, sum(completion_tokens)::BIGINT AS completion_tokens, sum(tokens)::BIGINT AS tokens,
+    sum(model_seconds) AS model_seconds, sum(micro_usd)::BIGINT AS micro_usd, sum(cut) / nullif(sum(told), 0) AS cut,
+    sum(repeated)::BIGINT AS repeated, sum(unreported)::BIGINT AS unreported, sum(unpriced)::BIGINT AS unpriced
+FROM parts GROUP BY run, generation, purpose;
 
 -- Each generation: the lever pulled and why, the dev score of what came of it, whether it was accepted, and what it took.
 CREATE VIEW generations AS
@@ -202,11 +208,14 @@ WITH RECURSIVE past(run, holder, last) AS (
     SELECT p.run, s.parent_run, s.parent_sequence::BIGINT
     FROM past p JOIN run_started s ON s.run = p.holder JOIN run_started h ON h.run = s.parent_run
     WHERE (s.verifier, s.verifier_code, s.base_model, s.max_tokens) = (h.verifier, h.verifier_code, h.base_model, h.max_tokens)
+), made AS (  -- as in `candidates`
+    SELECT e.generation, e.candidate, CASE WHEN len(e.parents) > 0 THEN e.parents ELSE [f.candidate] END AS parents
+    FROM candidate_evaluated e LEFT JOIN feedback_requested f USING (run, generation)
 ), undone(run, generation, candidate) AS (  -- what was rolled back, with all that was made from it
-    SELECT p.run, c.generation, c.candidate FROM audit_released r JOIN past p ON p.holder = r.run AND r.seq <= p.last
-    JOIN candidates c ON c.generation = r.generation WHERE r.action = 'rollback'
+    SELECT p.run, m.generation, m.candidate FROM audit_released r JOIN past p ON p.holder = r.run AND r.seq <= p.last
+    JOIN made m ON m.generation = r.generation WHERE r.action = 'rollback'
     UNION
-    SELECT u.run, c.generation, c.candidate FROM undone u JOIN candidates c ON list_contains(c.parents, u.candidate)
+    SELECT u.run, m.generation, m.candidate FROM undone u JOIN made m ON list_contains(m.parents, u.candidate)
 ), best AS (
     SELECT p.run, arg_max(e.score, a.seq) AS score, arg_max(a.candidate, a.seq) AS candidate
     FROM past p JOIN candidate_accepted a ON a.run = p.holder AND a.seq <= p.last
@@ -220,10 +229,9 @@ WITH RECURSIVE past(run, holder, last) AS (
 ), scored AS (
     SELECT run, count(*) AS generations, arg_min(score, generation) AS first_score FROM candidate_evaluated GROUP BY run
 ), halted AS (
-    SELECT run, max(seq) FILTER (tag = 'run_paused') > coalesce(max(seq) FILTER (tag = 'run_resumed'), 0) AS paused
-    FROM events WHERE tag IN ('run_paused', 'run_resumed') GROUP BY run
+    SELECT run, max(p.seq) > coalesce(max(r.seq), 0) AS paused FROM run_paused p LEFT JOIN run_resumed r USING (run) GROUP BY run
 ), latest AS (
-    SELECT run, max(time) AS time FROM events GROUP BY run
+    SELECT run, max(time) AS time FROM events WHERE run NOT IN (SELECT run FROM run_finished) GROUP BY run
 )
 SELECT s.run, s.task, s.policy, s.agent, s.strategy, s.seed, s.levers,
     CASE WHEN f.run IS NULL THEN CASE WHEN h.paused THEN 'paused' ELSE 'running' END

@@ -1,4 +1,6 @@
-"""Attempts are kept joined for the view `trajectories`, which shows the same as without, however far they are kept."""
+"""Attempts are kept joined for the view `trajectories`, and sums for the view `cost`. Both show the same as without,
+however far they are kept.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,12 +26,21 @@ def archive(tmp_path: Path) -> Iterator[Archive]:
     opened.close()
 
 
-def shown(archive: Archive) -> list[tuple[Any, ...]]:
-    return archive.connection.execute("FROM trajectories ORDER BY ALL").fetchall()
+def shown(archive: Archive, view: str = "trajectories") -> list[tuple[Any, ...]]:
+    return archive.connection.execute(f"FROM {view} ORDER BY ALL").fetchall()
 
 
-def joined(archive: Archive) -> list[tuple[Any, ...]]:
-    return archive.connection.execute(f"FROM ({VIEW_BODIES['trajectories']}) ORDER BY ALL").fetchall()
+def joined(archive: Archive, view: str = "trajectories") -> list[tuple[Any, ...]]:
+    return archive.connection.execute(f"FROM ({VIEW_BODIES[view]}) ORDER BY ALL").fetchall()
+
+
+def costs(archive: Archive) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+    """The rows of the view `cost` as it is, and from the events alone; the model's seconds to a microsecond."""
+    as_kept, from_events = (
+        [tuple(round(cell, 6) if isinstance(cell, float) else cell for cell in row) for row in rows]
+        for rows in (shown(archive, "cost"), joined(archive, "cost"))
+    )
+    return as_kept, from_events
 
 
 def kept(archive: Archive) -> list[tuple[Any, ...]]:
@@ -48,6 +59,8 @@ def test_attempts_that_were_open_and_those_that_came_later_are_shown_as_without_
     for end in (cut, cut + 1, cut + 300, len(rows)):
         archive.apply(rows[:end])
         assert shown(archive) == joined(archive)
+        as_kept, from_events = costs(archive)
+        assert as_kept == from_events != []
         if end == cut:
             archive.keep_attempts()
             open_attempts = sum(outcome is None for (outcome,) in kept(archive))
