@@ -14,6 +14,7 @@ from events.errors import NotFound, UsageError, UserError
 from replay.archive.query import JSON_ENCODER, QueryResult, first_rows, text_literal
 from runtime.policies.interface import SampleRequest
 from services.host.blobs import reading_blobs
+from services.host.imports import imported_runs
 from services.host.node import Node
 from services.host.visible import visible
 
@@ -34,6 +35,7 @@ _ORDERS: dict[str, str] = {
     "longest": "length(answer) DESC NULLS LAST, seq",
     "shortest": "length(answer) ASC NULLS LAST, seq",
 }
+_OF_FILES = "`evolog show`, `diff`, `report`, `audit` and `export` read them"
 _PRIVATE = "[left out: the prompts of this task are private]"
 
 
@@ -43,10 +45,16 @@ class RunReader(NamedTuple):
     node: Node
 
     def list_runs(self, limit: int, offset: int) -> str:
-        """The runs, the latest first."""
+        """The runs, the latest first, and the names of those that are here as files alone."""
         columns = "run, task, policy, agent, seed, levers, state, reason, started, generations, first_score, score"
         sql = f"SELECT {columns}, rollouts, tokens FROM runs ORDER BY started DESC, run OFFSET {max(0, offset)}"
-        return self._answer(sql, limit)
+        limit = max(1, min(limit, MOST_ROWS))
+        result, more = first_rows(self.node.directory, sql, limit)
+        found: dict[str, Any] = {"columns": list(result.columns), "rows": _objects(result)}
+        if files := imported_runs(self.node):
+            found["imported"] = files
+            found["note"] = f"Imported runs are not in the archive: {_OF_FILES}."
+        return fitted(found, "rows", more=more, limit=limit)
 
     def show_run(self, name: str) -> str:
         """One run: what was ordered, how it stands, and its generations."""
@@ -177,6 +185,8 @@ class RunReader(NamedTuple):
         said = text_literal(name)
         rows = self._rows(f"SELECT run FROM run_started WHERE starts_with(run, {said}) ORDER BY run <> {said}, run")
         names = [str(row["run"]) for row in rows]
+        if not names and name in imported_runs(self.node):
+            raise NotFound(f"The run {name!r} was imported, and is not in the archive: {_OF_FILES}.")
         if not names:
             raise NotFound(f"There is no run {name!r} here; list_runs shows those that there are.")
         if names[0] != name and len(names) > 1:

@@ -54,6 +54,17 @@ def test_a_run_is_listed_shown_and_compared(directory: Path) -> None:
 
 
 @pytest.mark.slow
+def test_imported_runs_are_named_with_what_reads_them(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = RunReader(Node(directory))
+    assert "imported" not in read(reader.list_runs(10, 0))
+    imports = Node(directory).imports
+    monkeypatch.setattr("services.host.run_reader.imported_runs", lambda node: ["other"] * (node.imports == imports))
+    assert read(reader.list_runs(10, 0))["imported"] == ["other"]
+    with pytest.raises(NotFound, match="'other' was imported, and is not in the archive: `evolog show`"):
+        reader.show_run("other")
+
+
+@pytest.mark.slow
 def test_a_trajectory_is_found_and_shown_with_what_the_policy_was_asked(directory: Path) -> None:
     reader = RunReader(Node(directory))
     found = read(reader.list_trajectories("r", 0, None, "dev", None, "worst", 1, 0))
