@@ -23,6 +23,7 @@ from replay.archive.query import QueryResult, text_literal
 from replay.archive.schema import tables
 from services.dashboard.charts import ChartPoint, Happening, Line, chart, sparkline, timeline
 from services.dashboard.source import Row, Source, clip
+from services.host.imports import imported_runs
 from services.views.query_result import as_csv
 from services.views.waiting import present
 
@@ -81,6 +82,7 @@ async def runs(source: Source, request: Request) -> Content:
         "order": order,
         "orders": list(RUN_ORDERS),
         "total": answers["total"][0]["total"],
+        "imported": imported_runs(source.node),
         "next": _address(request, after=shown[-1]["run"]) if len(answers["runs"]) > PAGE_ROWS else "",
     }
 

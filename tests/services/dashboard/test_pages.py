@@ -43,6 +43,12 @@ def test_every_page_of_a_recorded_run_is_shown(page: TestClient, recorded: tuple
         assert recorded[1] in answer.text or address.startswith("/sql")
 
 
+def test_imported_runs_are_named_below_the_list(page: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Imported" not in page.get("/").text
+    monkeypatch.setattr("services.dashboard.pages.imported_runs", lambda node: ["one", "<b>"])
+    assert "<code>audit</code>: one, &lt;b&gt;." in page.get("/").text
+
+
 def test_a_candidates_page_has_the_scaffold_its_change_and_the_agents_words(tmp_path: Path) -> None:
     run = recorded_directory(tmp_path / "agent", WITH_AGENT)
     with client(tmp_path / "agent") as page:
