@@ -165,7 +165,7 @@ class Source:
             places = sorted(found, key=lambda place: found[place].sequence)
             if newest:
                 places = list({subjects.run_of(place): place for place in places}.values())
-            read = [await self._first(log, found[place]) for place in places]
+            read = [await self._first(log, found[place]) for place in places[:MOST_GOLD]]
         return [(event.run, event.data) for _, event in sorted((one for one in read if one), key=lambda one: one[0])]
 
     async def _first(self, log: Log, last: Stored) -> tuple[int, Event] | None:
