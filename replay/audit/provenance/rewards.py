@@ -270,13 +270,14 @@ def _words(answer: str) -> frozenset[str]:
             answer = " ".join(_leaves(msgspec.json.decode(answer)))
         except (msgspec.DecodeError, RecursionError):
             pass
-    words: set[str] = set()
-    for word in _WORD.findall(unicodedata.normalize("NFKC", answer).casefold()):
-        if word[0].isdecimal():
-            words.add(f"{float(word):g}")
-        else:
-            words |= {word[:4]} if word.isascii() else set(word)
-    return frozenset(words)
+    return frozenset[str]().union(*map(_parts, set(_WORD.findall(unicodedata.normalize("NFKC", answer).casefold()))))
+
+
+@lru_cache(maxsize=4096)
+def _parts(word: str) -> frozenset[str]:
+    if word[0].isdecimal():
+        return frozenset({f"{float(word):g}"})
+    return frozenset({word[:4]} if word.isascii() else word)
 
 
 def _leaves(value: object) -> list[str]:
