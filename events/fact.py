@@ -42,7 +42,9 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def __post_init__(self) -> None:
         for name in _fields_with_floats(type(self)):
-            _require_finite(getattr(self, name), self, name)
+            value = getattr(self, name)
+            if type(value) is not float or not math.isfinite(value):
+                _require_finite(value, self, name)
 
     @classmethod
     def tag(cls) -> str:

@@ -159,8 +159,10 @@ class Redecision:
         """Those that are still to come of the decision whose head came last."""
         self._over = False
 
-    def take(self, stored: Stored, event: Event | None) -> None:
-        """Take the next message, with its event if that can be read."""
+    def take(self, stored: Stored, event: Event | None, data_digest: bytes = b"") -> None:
+        """Take the next message, with its event if that can be read; `data_digest` is the SHA-256 of its data, where
+        the caller knows it.
+        """
         is_head = entity_of(stored.subject) == HEAD
         if is_head:
             if self._coming or not self._due:
@@ -170,16 +172,16 @@ class Redecision:
             if self._coming.popleft() != stored.data:
                 raise OutOfLine
         elif event and not self._over:
-            self._feed(stored, event)
+            self._feed(stored, event, data_digest)
 
     def end(self) -> None:
         """Raise `OutOfLine` if a decision is not there whole."""
         if self._coming:
             raise OutOfLine
 
-    def _feed(self, stored: Stored, event: Event) -> None:
+    def _feed(self, stored: Stored, event: Event, data_digest: bytes) -> None:
         try:
-            decision = self._session.feed(stored, event)
+            decision = self._session.feed(stored, event, data_digest)
         except Exception as wrong:  # whatever a decider meets in events that no service said
             raise OutOfLine from wrong
         if decision is None:

@@ -7,7 +7,6 @@ the cursor in one transaction. A file that the archivist filled lacks that state
 more for the chains alone.
 """
 
-import gc
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from replay.chain import Chain, ChainBreak
 from replay.closing import RunDigest
 from replay.history import EventProgress, History
 from runtime.log.port import Stored, require_contiguous
+from runtime.run.controller import uncollected
 
 PAGE_SIZE = 60_000
 COMMIT_ROWS, COMMIT_BYTES = 240_000, 512 * 1024 * 1024
@@ -81,15 +81,13 @@ def rebuild(
     A source that is not `whole`, such as an export of one run, may lack sequences.
     Raises what `Archive` does, and `UsageError` where the file holds another run or was filled from another log.
     """
-    archive, collected = Archive(into, LOG, run), gc.isenabled()
-    gc.disable()  # what is made here by the million has no cycles
+    archive = Archive(into, LOG, run)
     try:
-        result = _Rebuild(archive, read, end, whole, progress).go_on()
-        archive.keep_attempts()
-        return result
+        with uncollected():  # what is made here by the million has no cycles
+            result = _Rebuild(archive, read, end, whole, progress).go_on()
+            archive.keep_attempts()
+            return result
     finally:
-        if collected:
-            gc.enable()
         archive.close()
 
 

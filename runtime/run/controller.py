@@ -60,13 +60,15 @@ class Head(msgspec.Struct):
 
 
 @contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
+def uncollected() -> Iterator[None]:
     """Without the garbage collector, which would look through all messages of a long past again and again."""
+    collected = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if collected:
+            gc.enable()
 
 
 class _Stale(Exception):
@@ -263,7 +265,7 @@ class Controller:
             session = self._sessions[run] = DecisionSession(self.decider, run, versions=head.versions)
         if isinstance(event.data, RunStarted) and event.data.parent_run:
             try:
-                with _uncollected():
+                with uncollected():
                     session.inherit(await self._past(run, event.data))
             except (CheckFailed, NotFound) as wrong:
                 await self._give_up(run, wrong)

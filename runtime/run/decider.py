@@ -102,15 +102,16 @@ class DecisionSession(Generic[State]):
             self.state = self.decider.evolve(self.state, event)
         self._settled = -1
 
-    def feed(self, stored: Stored, event: Event) -> Decision | None:
-        """Fold one event of the log; the decision that it leads to, if it leads to one.
+    def feed(self, stored: Stored, event: Event, data_digest: bytes = b"") -> Decision | None:
+        """Fold one event of the log; the decision that it leads to, if it leads to one. `data_digest` is the SHA-256 of
+        its message's data, where the caller knows it.
 
         The session's own outputs are folded already, and of several events with one id the first counts.
         """
         if event.id in self._known:
             return None
         before = self.state
-        self._fold(event, stored.data)
+        self._fold(event, data_digest or sha256(stored.data))
         version = self.versions.get(self.decisions + 1, self.decider.version)
         if self.state is before and self._settled == version:
             return None
@@ -129,7 +130,7 @@ class DecisionSession(Generic[State]):
             for fact in facts:
                 events.append(self._event(fact, cause, time))
                 payloads.append(codec.encode(events[-1], version))
-                self._fold(events[-1], payloads[-1])
+                self._fold(events[-1], sha256(payloads[-1]))
             facts = self.decider.decide(self.state, cause, version)
         made = DecisionMade(
             number=self.decisions, input=cause.id, decider=version, digest=self._chain, outputs=len(events)
@@ -141,8 +142,8 @@ class DecisionSession(Generic[State]):
     def _event(self, fact: Fact, cause: Event, time: str) -> Event:
         return codec.event(fact, run=self.run, source=self.source, cause=cause.id, time=time)
 
-    def _fold(self, event: Event, data: bytes) -> None:
+    def _fold(self, event: Event, data_digest: bytes) -> None:
         if self._remembers:
             self._known.add(event.id)
-        self._folded.update(event.id.encode() + sha256(data))
+        self._folded.update(event.id.encode() + data_digest)
         self.state = self.decider.evolve(self.state, event)

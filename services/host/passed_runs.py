@@ -1,24 +1,27 @@
 """Reads a run of the log for its audit in one pass: decides it again, digests it, and gathers what the audit needs."""
 
 import asyncio
+from array import array
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from events import codec
 from events.codec import Event
+from events.digest import sha256
 from events.subjects import GOLD, LOG, head
 from replay.audit.audit import PassedRun
 from replay.audit.passing import Passing
 from replay.closing import RunDigest, closing_with, digest_of
 from replay.history import EventProgress, History, gold_messages, second_events
-from replay.recorded import SeenIds, StoredEvent
+from replay.recorded import StoredEvent
 from replay.replayer import PROGRESS_EVERY, OutOfLine, Redecision
 from runtime.blobs.stream import StreamBlobs
 from runtime.log import lineage
 from runtime.log.jetstream import Connection
 from runtime.log.port import Stored
 from runtime.log.socket import EVERYTHING
+from runtime.run.controller import uncollected
 from services.host.blobs import operator_blobs
 from services.host.closings import reading
 from services.host.node import Node
@@ -53,7 +56,7 @@ async def pass_run(
         gold = await gold_messages(gold_log, run)
 
         def on_log() -> tuple[Passing, RunDigest]:
-            with reading(connection, run, start.sequence, end) as messages:
+            with reading(connection, run, start.sequence, end) as messages, uncollected():
                 return _pass(run, heads, messages, lambda sequence: progress(sequence, end))
 
         passing, digest = await asyncio.to_thread(on_log)
@@ -68,18 +71,22 @@ def _pass(
     """Let a run's messages go by, of which `at` hears the sequences now and then. Raises `OutOfLine` where they are not
     as they are decided, or two have one id.
     """
-    passing, digest, seen, redecision = Passing(), RunDigest(), SeenIds(), Redecision(run, heads)
+    passing, digest, redecision, ids = Passing(), RunDigest(), Redecision(run, heads), array("Q")
     for stored in messages:
-        digest.take(stored)
-        event: Event | None = None
-        with suppress(codec.Unreadable):
+        data_digest = sha256(stored.data)
+        digest.take(stored, data_digest)
+        event: Event | None
+        try:
             event = codec.decode_at(stored.subject, stored.data)
-        redecision.take(stored, event)
+        except codec.Unreadable:
+            event = None
+        redecision.take(stored, event, data_digest)
         if event:
-            if not seen.add(event.id):
-                raise OutOfLine
+            ids.append(int(event.id[:16], 16))  # as in `SeenIds`
             passing.take(StoredEvent(stored, event))
         if digest.events % PROGRESS_EVERY == 0:
             at(stored.sequence)
     redecision.end()
+    if len(set(ids)) < len(ids):
+        raise OutOfLine
     return passing, digest

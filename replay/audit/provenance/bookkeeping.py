@@ -46,6 +46,7 @@ COUNTED_PURPOSES = ("dev", "recheck")
 PLACES_KEPT = 32
 """Requests whose items' places are at hand: about as many are answered at a time."""
 
+_MANY = (RolloutsRequested, TrajectoryScored, ScoringFailed, RolloutFailed)
 _REFUSED_REWARD = re.compile(r"the reward is (\S+); expected")
 """How `tasks/loading.py` reports a reward that is NaN, infinite or beyond all limits."""
 
@@ -332,7 +333,7 @@ class Counts:
         """Take the next event; whether it shows a fault."""
         fact, tally, standings = stored.event.data, self._tally, self._standings
         sentences = tally.take(stored)
-        if not isinstance(fact, RolloutsRequested | TrajectoryScored | ScoringFailed | RolloutFailed):
+        if not isinstance(fact, _MANY):
             if isinstance(fact, CandidateAccepted):
                 self.gained += self._gained(stored.sequence, fact)
             sentences += standings.take(fact)

@@ -5,12 +5,17 @@ import hashlib
 import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from replay.audit.provenance.encodings import BASE64, HEX, has_run
 
 MANY = 5
 """So many different short digests of hidden texts stand together in no honest file."""
 
-_HASHES = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512", "sha3_256", "sha3_512", "blake2b", "blake2s")
+_HASHES: Mapping[str, Any] = {
+    name: getattr(hashlib, name)
+    for name in ("md5", "sha1", "sha224", "sha256", "sha384", "sha512", "sha3_256", "sha3_512", "blake2b", "blake2s")
+}
 _BLAKE2B_SIZES = (8, 16, 32)
 _CHECKSUMS = {"crc32": zlib.crc32, "adler32": zlib.adler32}
 _BITS = (64, 128, 160, 224, 256, 384, 512)
@@ -20,7 +25,6 @@ _DECIMAL = re.compile(r"(?<![\w.])-?[0-9]{8,155}(?![\w.])")
 _BASE64 = re.compile(r"(?<![\w+/-])[\w+/-]{22,86}(?![\w+/-])", re.ASCII)
 _BASE64_LENGTHS = (22, 27, 38, 43, 64, 86)
 """The lengths that whole digests have without padding."""
-_EIGHT = re.compile(r"[0-9a-fA-F]{8}")
 _URL_SAFE = str.maketrans("-_", "+/")
 _LONGEST_DIGEST = 128
 
@@ -51,7 +55,7 @@ class HiddenDigests:
                     self._add(id, variant.encode(errors="replace"), first=place == 0)
 
     def _add(self, id: str, data: bytes, first: bool) -> None:
-        digests = [(name, hashlib.new(name, data, usedforsecurity=False).digest()) for name in _HASHES]
+        digests = [(name, make(data, usedforsecurity=False).digest()) for name, make in _HASHES.items()]
         digests += [("blake2b", hashlib.blake2b(data, digest_size=size).digest()) for size in _BLAKE2B_SIZES]
         for name, digest in digests:
             source = id, name
@@ -71,7 +75,7 @@ class HiddenDigests:
         whole: set[tuple[str, str]] = set()
         short: set[tuple[str, str]] = set()
         tokens = 0
-        eight = _EIGHT.search(text) is not None
+        eight = has_run(text, HEX, 8)
         for token in _HEX.findall(text) if eight else ():
             if len(token) < 16:
                 tokens += 1
@@ -88,7 +92,9 @@ class HiddenDigests:
             for bits in _BITS:
                 if bits - 24 < number.bit_length() <= bits:
                     _take(self._whole, number % 2**bits >> bits - 64, whole)
-        for token in filter(lambda token: len(token) in _BASE64_LENGTHS, _BASE64.findall(text)):
+        for token in _BASE64.findall(text) if has_run(text, BASE64, 22) else ():
+            if len(token) not in _BASE64_LENGTHS:
+                continue
             data = binascii.a2b_base64(token.translate(_URL_SAFE) + "=" * (-len(token) % 4))
             _take(self._whole, int.from_bytes(data[:8]), whole)
         return DigestsSeen(frozenset(whole), frozenset(short), tokens)

@@ -10,9 +10,11 @@ import html
 import io
 import lzma
 import re
+import string
 import zipfile
 import zlib
 from collections.abc import Iterator
+from functools import cache
 from urllib.parse import unquote
 
 DEPTH = 3
@@ -22,9 +24,14 @@ LARGEST = 1 << 24
 COMPRESSED = 16
 """The places in a piece of data that are tried as the beginning of compressed data."""
 
+LETTERS_AND_DIGITS = string.ascii_letters + string.digits
+HEX, BASE64 = string.hexdigits, LETTERS_AND_DIGITS + "+/_-"
 _RUN = re.compile(r"[A-Za-z0-9+/_-]{16,}")
 _HEX_RUN = re.compile(r"[0-9a-fA-F]{16,}")
-_PAIRS = re.compile(r"(?:[0-9a-fA-F]{2}[\s:,]{1,2}){15}")
+_PAIRS = re.compile(r"[0-9a-fA-F][0-9a-fA-F][\s:,]{1,2}(?:[0-9a-fA-F]{2}[\s:,]{1,2}){14}")
+"""15 pairs: `re` skips what none can begin with where an expression begins with one character, so the first stands
+alone; likewise in `_CODES`.
+"""
 _JOINT = re.compile(r"""["']\s*\+\s*["']|\\[nrt]|[\s"'\\,:]""")
 """What stands between the parts of an encoding that is broken over lines or literals."""
 _URL_SAFE = str.maketrans("-_", "+/")
@@ -32,7 +39,9 @@ _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2}
 _ENTITY = re.compile(r"&#?\w{1,31};")
 _PERCENT = re.compile(r"%[0-9a-fA-F]{2}")
 _QUOTED = re.compile(r"=([0-9A-F]{2})")
-_CODES = re.compile(r"\d{2,7}(?:\W{1,4}(?:chr\()?\d{2,7}){15,}|0x[0-9a-fA-F]{2,6}(?:\W{1,4}0x[0-9a-fA-F]{2,6}){15,}")
+_CODES = re.compile(
+    r"\d(?:\d{1,6}(?:\W{1,4}(?:chr\()?\d{2,7}){15,}|(?<=0)x[0-9a-fA-F]{2,6}(?:\W{1,4}0x[0-9a-fA-F]{2,6}){15,})"
+)
 _CODE = re.compile(r"0x[0-9a-fA-F]+|\d+")
 _LIKELY_UTF_8 = re.compile(rb"[\t\n\r\x20-\x7e\x80-\xf4]{12,}")
 _UTF_8 = re.compile(
@@ -43,13 +52,35 @@ _UTF_16 = re.compile(rb"[\0-\x06\x30\x4e-\x9f\xac-\xd7\xff]{20,}")
 _MAGIC = re.compile(rb"\x1f\x8b\x08|x[\x01\x5e\x9c\xda]|BZh[1-9]1AY|\xfd7zXZ\0|PK\x03\x04")
 
 
+def tokens(text: str, characters: str) -> set[bytes]:
+    """The words of a text that are made of these ASCII characters, as long as each goes on."""
+    return set(text.encode("ascii", "replace").translate(_spaced(characters)).split())
+
+
+def has_run(text: str, characters: str, length: int) -> bool:
+    """Whether so many of these ASCII characters stand in a row in a text, in a tenth of the time of `re`."""
+    return b"x" * length in text.encode("ascii", "replace").translate(_marked(characters))
+
+
+@cache
+def _spaced(characters: str) -> bytes:
+    """A table that makes a space of all other bytes."""
+    return bytes(code if chr(code) in characters else 32 for code in range(256))
+
+
+@cache
+def _marked(characters: str) -> bytes:
+    """A table that makes an x of each of them, and a space of all other bytes."""
+    return bytes(b"x"[0] if chr(code) in characters else 32 for code in range(256))
+
+
 def decoded(text: str, depth: int = DEPTH) -> Iterator[tuple[str, str]]:
     """The texts that a text holds in another form, each with the name of the outermost form."""
     plain = _unescaped(text)
     if plain != text:
         yield "escaped", plain
     found = [("code points", _of_codes(run)) for run in _CODES.findall(plain)]
-    runs = _RUN.findall(plain)
+    runs = _RUN.findall(plain) if has_run(plain, BASE64, 16) else []
     if runs or _PAIRS.search(plain):
         joined = _JOINT.sub("", plain)
         found += [

@@ -8,8 +8,8 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
-from typing import NamedTuple
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -18,7 +18,7 @@ from events.choice import AgentCalled, ContextAssembled
 from events.rollouts import ModelCalled, RolloutsRequested
 from events.weights import TrainingBatchSealed
 from replay.audit.provenance.digests import DigestsSeen, HiddenDigests
-from replay.audit.provenance.encodings import decoded, texts_of
+from replay.audit.provenance.encodings import BASE64, LETTERS_AND_DIGITS, decoded, texts_of, tokens
 from replay.audit.provenance.fault import ProvenanceFault, Read, scaffold_files
 from replay.audit.provenance.stretches import Stretches
 from replay.recorded import StoredEvent
@@ -29,12 +29,13 @@ SHORTEST_PROMPT = 20
 """A prompt with fewer letters and digits is searched for by its id only."""
 SHORTEST_ID = 5
 """A shorter id is not searched for."""
+LONG_PROMPT = 2000
+"""From so many characters on a prompt is not remembered in its normalized form; others are asked for several times."""
 LARGE_NUMBER = 10**7
 """A number in JSON from which on it may be a digest."""
 
-_ID = re.compile(r"[A-Za-z0-9_.:/-]+")
-_BASE64 = re.compile(r"[A-Za-z0-9+/_-]+")
-_OUTSIDE_BASE64 = re.compile(r"[.:]")
+_ID = LETTERS_AND_DIGITS + "_.:/-"
+"""The characters of ids that are searched for."""
 _NO_LETTER = re.compile(r"[\W_]+")
 
 
@@ -53,8 +54,8 @@ def hidden_in_sight(
     all digits. Both are looked for as they are, backwards, in rot13 and in all that `decoded` knows; their digests are
     those of `HiddenDigests`, without those of public texts.
     """
-    ids = {id for id in hidden if len(id) >= SHORTEST_ID and not id.isdigit() and _ID.fullmatch(id)}
-    encoded_ids = _encoded_ids(ids)
+    ids = {id for id in hidden if len(id) >= SHORTEST_ID and not id.isdigit() and set(id) <= set(_ID)}
+    plain_ids, encoded_ids = {id.encode(): id for id in ids}, _encoded_ids(ids)
     public = list(public)
 
     @cache  # made when a text first needs them: it takes long, and GOLD has none
@@ -63,20 +64,19 @@ def hidden_in_sight(
         return _stretches(hidden, public), HiddenDigests(named, _variants, public)
 
     def hidden_ids(text: str) -> frozenset[str]:
-        words = tokens = tokens_of_base64 = set(_ID.findall(text))
+        words = in_base64 = tokens(text, _ID)
         if any(mark in text for mark in ".:/-"):
-            tokens = {word.strip(".:/-") for word in words}
-        if "+" in text:
-            tokens_of_base64 = set(_BASE64.findall(text))
-        elif "." in text or ":" in text:  # else they are those words
-            tokens_of_base64 = {part for word in words for part in _OUTSIDE_BASE64.split(word)}
-        named_ids = tokens & ids | {encoded_ids[token] for token in (tokens | tokens_of_base64) & encoded_ids.keys()}
-        return frozenset(named_ids | {id for _, id in known()[0].shared(normalized(text))})
+            words = {word.strip(b".:/-") for word in words}
+        if any(mark in text for mark in ".:+"):
+            in_base64 = tokens(text, BASE64)
+        named = {plain_ids[word] for word in words & plain_ids.keys()}
+        named |= {encoded_ids[token] for token in (words | in_base64) & encoded_ids.keys()}
+        return frozenset(named | {id for _, id in known()[0].shared(normalized(text))})
 
-    sights: dict[bytes, _Sight] = {}  # a run shows the same prompts over and over
+    sights: dict[str | bytes, _Sight] = {}  # a run shows the same prompts over and over
 
     def sight(text: str) -> _Sight:
-        key = hashlib.sha256(text.encode(errors="surrogatepass")).digest()
+        key = text if len(text) < 32 else hashlib.sha256(text.encode(errors="surrogatepass")).digest()
         if key not in sights:
             sights[key] = new_sight(text)
         return sights[key]
@@ -131,15 +131,15 @@ def _said(sights: Sequence[_Sight], digests: HiddenDigests) -> str:
     return ""
 
 
-def _encoded_ids(ids: Collection[str]) -> dict[str, str]:
+def _encoded_ids(ids: Collection[str]) -> dict[bytes, str]:
     """The ids by what else they may be written as. Without a digit in it, one may be a word backwards or in rot13."""
-    encoded: dict[str, str] = {}
+    encoded: dict[bytes, str] = {}
     for id in ids:
         data = id.encode()
         forms = [data.hex(), data.hex().upper()]
         forms += [encode(data).decode().rstrip("=") for encode in (base64.b64encode, base64.urlsafe_b64encode)]
         forms += [id[::-1], codecs.encode(id, "rot13")] if any(map(str.isdigit, id)) else []
-        encoded |= {form: id for form in forms if form not in ids}
+        encoded |= {form.encode(): id for form in forms if form not in ids}
     return encoded
 
 
@@ -187,11 +187,11 @@ def trained_on_audited(
     return faults
 
 
-class _Letters(dict[int, str]):
-    """What is left of each character in a normalized text."""
+class _Letters(dict[int, str | None]):
+    """What is left of each character in a normalized text; None for nothing, which `translate` is quicker with."""
 
-    def __missing__(self, code: int) -> str:
-        self[code] = _NO_LETTER.sub("", unicodedata.normalize("NFKD", chr(code)).casefold())
+    def __missing__(self, code: int) -> str | None:
+        self[code] = _NO_LETTER.sub("", unicodedata.normalize("NFKD", chr(code)).casefold()) or None
         return self[code]
 
 
@@ -200,6 +200,11 @@ _LETTERS = _Letters()
 
 def normalized(text: str) -> str:
     """A text without case, width, accents, spaces and marks, which can change and leave it the same."""
+    return _normalized_once(text) if len(text) < LONG_PROMPT else text.translate(_LETTERS)
+
+
+@lru_cache(maxsize=1 << 13)
+def _normalized_once(text: str) -> str:
     return text.translate(_LETTERS)
 
 
@@ -252,26 +257,22 @@ def _texts(data: bytes) -> set[str]:
     what can be read of them.
     """
     try:
-        return set(_strings(msgspec.json.decode(data)))
+        waiting: list[Any] = [[msgspec.json.decode(data)]]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        pass
-    text = data.decode(errors="replace")
-    return {text, *texts_of(data)} if "\0" in text or "\ufffd" in text else {text}
-
-
-def _strings(value: object) -> Iterator[str]:
-    match value:
-        case str():
-            yield value
-            if value.startswith(("{", "[")):
-                with suppress(msgspec.DecodeError, RecursionError):  # else it only begins like JSON
-                    yield from _strings(msgspec.json.decode(value))
-        case int() if abs(value) >= LARGE_NUMBER:
-            yield str(value)
-        case dict():
-            for key, member in value.items():
-                yield from _strings(key)
-                yield from _strings(member)
-        case list():
-            for member in value:
-                yield from _strings(member)
+        text = data.decode(errors="replace")
+        return {text, *texts_of(data)} if "\0" in text or "\ufffd" in text else {text}
+    texts: set[str] = set()
+    while waiting:
+        members = waiting.pop()
+        for member in (*members, *members.values()) if isinstance(members, dict) else members:
+            if isinstance(member, str):
+                if member not in texts:
+                    texts.add(member)
+                    if member.startswith(("{", "[")) and member.rstrip().endswith(("}", "]")):
+                        with suppress(msgspec.DecodeError, RecursionError):  # else it only looks like JSON
+                            waiting.append(msgspec.json.decode(member))
+            elif isinstance(member, dict | list):
+                waiting.append(member)
+            elif isinstance(member, int) and abs(member) >= LARGE_NUMBER:
+                texts.add(str(member))
+    return texts

@@ -102,7 +102,9 @@ class RewardsRepeated:
         if len(asked := self._asked[hash(text)]) < USUAL:
             asked.add(attempt.item)
         known = self._answers[key]
-        if len(known) == ANSWERS or not (words := _words(text)) or any(words & other.words for other in known):
+        if len(known) == ANSWERS or any(_first_words(text) & other.words for other in known):
+            return False
+        if not (words := _words(text)) or any(words & other.words for other in known):
             return False
         if not _fine(reward) and any(not self._givers[hash(text)] & self._givers[hash(one.text)] for one in known):
             return False
@@ -270,13 +272,20 @@ def _words(answer: str) -> frozenset[str]:
             answer = " ".join(_leaves(msgspec.json.decode(answer)))
         except (msgspec.DecodeError, RecursionError):
             pass
-    words: set[str] = set()
-    for word in _WORD.findall(unicodedata.normalize("NFKC", answer).casefold()):
-        if word[0].isdecimal():
-            words.add(f"{float(word):g}")
-        else:
-            words |= {word[:4]} if word.isascii() else set(word)
-    return frozenset(words)
+    return frozenset[str]().union(*map(_parts, set(_WORD.findall(unicodedata.normalize("NFKC", answer).casefold()))))
+
+
+@lru_cache(maxsize=4096)
+def _parts(word: str) -> frozenset[str]:
+    if word[0].isdecimal():
+        return frozenset({f"{float(word):g}"})
+    return frozenset({word[:4]} if word.isascii() else word)
+
+
+def _first_words(answer: str) -> frozenset[str]:
+    """Some of its words, which are those before its first space: most long answers share a word at once."""
+    first = answer.split(maxsplit=1)[:1]
+    return _words(first[0]) if first and not first[0].startswith(("{", "[")) else frozenset()
 
 
 def _leaves(value: object) -> list[str]:
