@@ -57,8 +57,10 @@ from tests.simulation.simulation import (
     undisturbed,
 )
 
-SEEDS, MANY = 5, 155
-"""Seeds that are tried by `make test`, and by `make test-slow`; `make sim` tries as many as one likes."""
+FEW, MANY, MORE = range(5), range(313, 369), range(5, 160)
+"""Seeds that are tried by `make test`, by `make test-slow` (those that draw each setting at least once), and by `make
+test-long`; `make sim` tries as many as one likes.
+"""
 PLANTED = 60
 """Seeds among which a planted mistake must be found; without it they are among those that are green."""
 ANSWERED = "Every request is answered or failed"
@@ -255,12 +257,13 @@ def all_hold(seeds: range) -> Counter[str]:
 
 
 def test_every_invariant_holds_whatever_goes_wrong() -> None:
-    all_hold(range(SEEDS))
+    all_hold(FEW)
 
 
 @pytest.mark.slow
-def test_every_invariant_holds_in_many_seeds_and_everything_happens() -> None:
-    events = all_hold(range(SEEDS, SEEDS + MANY))
+@pytest.mark.parametrize("seeds", [MANY, pytest.param(MORE, marks=pytest.mark.long)], ids=["many", "more"])
+def test_every_invariant_holds_in_many_seeds_and_everything_happens(seeds: range) -> None:
+    events = all_hold(seeds)
     rare = {
         "rollout_failed",
         "scoring_failed",

@@ -191,12 +191,12 @@ def disturb(place: CliHarness) -> None:
 
 
 def report(place: CliHarness, run: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(place.evolog("show", run, "--json").out)
+    found: dict[str, Any] = json.loads(place.here("show", run, "--json").out)
     return found
 
 
 def asked(place: CliHarness, sql: str) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = json.loads(place.evolog("sql", sql, "--json").out)
+    found: list[dict[str, object]] = json.loads(place.here("sql", sql, "--json").out)
     return found
 
 
@@ -293,13 +293,13 @@ def test_unreadable_messages_are_set_aside_and_disturb_nothing(place: CliHarness
         assert even[what] == odd[what] is not None, what
     kinds = len(poison()) + 1
     assert (even["set_aside"], odd["set_aside"]) == (0, kinds)
-    assert f"{kinds} messages could not be read and were set aside" in place.evolog("show", "odd").out
+    assert f"{kinds} messages could not be read and were set aside" in place.here("show", "odd").out
     rows = asked(place, "select reason, size from event_set_aside where run = 'odd' order by sequence")
     expected = [*poison().items(), ("not a CloudEvent", b"\xff not JSON")]
     for row, (reason, data) in zip(rows, expected, strict=True):
         assert reason in str(row["reason"]) and row["size"] == len(data), row
     assert "UNREADABLE" in place.evolog("watch", "odd", "--no-follow").out
-    assert "odd" in place.evolog("ls").out
+    assert "odd" in place.here("ls").out
 
 
 @pytest.fixture
@@ -309,7 +309,7 @@ def alone(tmp_path: Path) -> CliHarness:
 
 def test_a_task_that_is_not_there(alone: CliHarness) -> None:
     one_sentence(
-        alone.evolog("run", "lawbank", code=4), "There is no task 'lawbank'", "lawbench", "a path to a task folder"
+        alone.here("run", "lawbank", code=4), "There is no task 'lawbank'", "lawbench", "a path to a task folder"
     )
 
 
@@ -324,7 +324,7 @@ def test_a_task_that_is_not_there(alone: CliHarness) -> None:
 def test_a_task_folder_that_breaks_the_contract(alone: CliHarness, file: str, text: str | None, words: str) -> None:
     folder = small_toy(alone.folder / "task")
     (folder / file).unlink() if text is None else (folder / file).write_text(text)
-    one_sentence(alone.evolog("run", str(folder), code=78), words)
+    one_sentence(alone.here("run", str(folder), code=78), words)
     assert not alone.node.directory.exists()
 
 
@@ -355,12 +355,12 @@ def test_a_reward_is_a_number_or_the_verifier_is_misconfigured(
 
 def test_data_that_are_missing_or_not_as_published(place: CliHarness, tmp_path: Path) -> None:
     pytest.importorskip("scipy")
-    one_sentence(place.evolog("run", "lawbench", code=4), "is not under", "run `evolog data get lawbench`")
+    one_sentence(place.here("run", "lawbench", code=4), "is not under", "run `evolog data get lawbench`")
     lawbench_standin.write(tmp_path / "tampered")
-    said = place.evolog("data", "get", "lawbench", "--from", str(tmp_path / "tampered"), code=3)
+    said = place.here("data", "get", "lawbench", "--from", str(tmp_path / "tampered"), code=3)
     one_sentence(said, "as published", "sha256")
     one_sentence(
-        place.evolog("data", "get", "lawbench", "--from", "nowhere", code=4), "nowhere is not there", "--from takes"
+        place.here("data", "get", "lawbench", "--from", "nowhere", code=4), "nowhere is not there", "--from takes"
     )
     tasks = place.folder / "cache" / "evolog" / "tasks"
     assert list(tasks.iterdir()) == []
