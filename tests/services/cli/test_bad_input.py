@@ -200,6 +200,7 @@ def asked(place: CliHarness, sql: str) -> list[dict[str, object]]:
     return found
 
 
+@pytest.mark.slow
 def test_scaffolds_that_do_not_work_fail_in_words_and_score_nothing(place: CliHarness) -> None:
     listed = {row["run"]: row for row in json.loads(place.evolog("ls", "--json").out)["runs"]}
     for kind in SCAFFOLDS:
@@ -231,6 +232,7 @@ def test_a_scaffold_that_hangs_fails_after_its_silence(tmp_path: Path) -> None:
     assert asked(place, "select * from trajectory_scored") == []
 
 
+@pytest.mark.slow
 def test_verifiers_that_do_not_work_are_no_scores_of_zero(place: CliHarness) -> None:
     failed = asked(place, "select run, reason, count(*) as n from scoring_failed group by all order by run")
     assert [(row["run"], row["n"]) for row in failed] == [
@@ -242,6 +244,7 @@ def test_verifiers_that_do_not_work_are_no_scores_of_zero(place: CliHarness) -> 
     assert report(place, "verifier-raising")["reason"] == NOTHING
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_exits_with_1_and_says_where_to_look(place: CliHarness) -> None:
     said = place.evolog("run", str(place.folder / "nonsense"), "--generations", "0", "--name", "nothing", code=1)
     assert f"run nothing failed: {NOTHING} (8 of 8 attempts failed" in said.err
@@ -249,6 +252,7 @@ def test_a_run_that_fails_exits_with_1_and_says_where_to_look(place: CliHarness)
     assert asked(place, query)[0]["outcome"] == "nonsense"
 
 
+@pytest.mark.slow
 def test_a_run_of_a_task_that_is_not_here_waits_in_words_and_spends_nothing(place: CliHarness) -> None:
     statuses = read_statuses(place.node)
     assert [status.process for status in statuses].count("executor-1") == 1 and len(statuses) == 10
@@ -258,18 +262,21 @@ def test_a_run_of_a_task_that_is_not_here_waits_in_words_and_spends_nothing(plac
     assert asked(place, "select * from proposal_failed where run = 'elsewhere'") == []
 
 
+@pytest.mark.slow
 def test_a_gold_module_without_labels_is_said_in_the_audit(place: CliHarness) -> None:
     found = report(place, "gold")
     assert found["score"] is not None and found["cells"] == []
     assert "gold.py defines no 'labels'" in str(found["cells_failed"])
 
 
+@pytest.mark.slow
 def test_a_catalogue_or_baseline_that_raises_costs_itself_alone(place: CliHarness) -> None:
     found = report(place, "own-code")
     assert found["reason"] == "all 1 generations are done" and len(found["cells"]) == 8
     assert "ZeroDivisionError" in str(found["generations"]) and "IndexError" in str(found["cells_failed"])
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_all_in_good_order_and_the_runs_go_on_when_there_is_room(
     made: tuple[CliHarness, Stopped],
 ) -> None:
@@ -287,6 +294,7 @@ def test_a_full_disk_stops_all_in_good_order_and_the_runs_go_on_when_there_is_ro
     )
 
 
+@pytest.mark.slow
 def test_unreadable_messages_are_set_aside_and_disturb_nothing(place: CliHarness) -> None:
     even, odd = report(place, "even"), report(place, "odd")
     for what in ("reason", "score", "scaffold", "rollouts", "tokens"):
@@ -353,19 +361,19 @@ def test_a_reward_is_a_number_or_the_verifier_is_misconfigured(
         assert msgspec.json.encode(task.score(ANY_ITEM, "a", "a").reward) == b"1.0"
 
 
-def test_data_that_are_missing_or_not_as_published(place: CliHarness, tmp_path: Path) -> None:
+def test_data_that_are_missing_or_not_as_published(alone: CliHarness, tmp_path: Path) -> None:
     pytest.importorskip("scipy")
-    one_sentence(place.here("run", "lawbench", code=4), "is not under", "run `evolog data get lawbench`")
+    one_sentence(alone.here("run", "lawbench", code=4), "is not under", "run `evolog data get lawbench`")
     lawbench_standin.write(tmp_path / "tampered")
-    said = place.here("data", "get", "lawbench", "--from", str(tmp_path / "tampered"), code=3)
+    said = alone.here("data", "get", "lawbench", "--from", str(tmp_path / "tampered"), code=3)
     one_sentence(said, "as published", "sha256")
     one_sentence(
-        place.here("data", "get", "lawbench", "--from", "nowhere", code=4), "nowhere is not there", "--from takes"
+        alone.here("data", "get", "lawbench", "--from", "nowhere", code=4), "nowhere is not there", "--from takes"
     )
-    tasks = place.folder / "cache" / "evolog" / "tasks"
+    tasks = alone.folder / "cache" / "evolog" / "tasks"
     assert list(tasks.iterdir()) == []
     shutil.copytree(tmp_path / "tampered", tasks / "lawbench")
-    one_sentence(place.evolog("run", "lawbench", code=3), "as published", "run `evolog data get lawbench`")
+    one_sentence(alone.evolog("run", "lawbench", code=3), "as published", "run `evolog data get lawbench`")
 
 
 @pytest.mark.parametrize("command", [("up",), ("run", str(TOY))])
