@@ -45,7 +45,9 @@ def misbehaving(shape: Shape) -> list[Step]:
     ]
 
 
-@pytest.mark.parametrize(("provider", "shape"), [("anthropic", "openai"), ("openai", "one index")])
+@pytest.mark.parametrize(
+    ("provider", "shape"), [pytest.param("anthropic", "openai", marks=pytest.mark.long), ("openai", "one index")]
+)
 def test_a_run_waits_for_its_key_and_burns_no_generation(tmp_path: Path, provider: str, shape: Shape) -> None:
     with LlmServer(misbehaving(shape)) as server:
         place = CliHarness(tmp_path / "place", **server.environment(provider))

@@ -104,7 +104,7 @@ def test_a_model_that_is_overloaded_is_seen_in_run_show_watch_and_logs_and_ctrl_
     assert "no service is up: `evolog up` goes on with it" in place.evolog("show", "x").out
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.long)])
 def test_other_signals_take_down_what_was_brought_up_too(place: CliHarness, number: signal.Signals) -> None:
     screen = run(place)
     screen.process.send_signal(number)

@@ -33,7 +33,9 @@ FOUND_WITH = {"half of dev known by heart": 0}
 TAKES_LONG = ("creep of .028 a generation", "half of gold flipped, and an honest gain", "half of dev known by heart")
 
 
-@pytest.mark.parametrize("runs", [1, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "runs", [1, pytest.param(8, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.long)]
+)
 def test_null_runs_are_hardly_ever_flagged(runs: int) -> None:
     """At most 5 % of them, no drift, and what of provenance needs no statistics never."""
     results = [null_result(kind, seed) for kind in NULLS if kind != LONG for seed in range(runs)]
@@ -102,7 +104,9 @@ def test_its_honest_twin_is_not_flagged(number: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] * (at % 3 > 0)) for name, at in NUMBERS.items()]
+)
 def test_a_planted_case_is_flagged_while_the_run_goes_on(name: str) -> None:
     run = CASES[NUMBERS[name]].make(0, True)
     found = run.audit()
