@@ -120,10 +120,10 @@ def test_a_run_that_goes_on_is_followed_without_a_reload(browser: Any, tmp_path:
             page.wait_for_selector(f"a[href='/runs/{RUN}']")  # the list renews itself
             page.goto(f"{base}/runs/{RUN}")
             page.evaluate("window.sameDocument = true")
-        for page, _ in watched:
             page.wait_for_selector("table a[href$='/candidates/0']")
-            before = page.locator("table a[href*='/candidates/']").count()
-            page.locator("table a[href*='/candidates/']").nth(before).wait_for()
+        before = [page.locator("table a[href*='/candidates/']").count() for page, _ in watched]
+        for (page, _), count in zip(watched, before, strict=True):
+            page.locator("table a[href*='/candidates/']").nth(count).wait_for()
             assert page.evaluate("window.sameDocument"), "the page was loaded anew"
         with client(system.node.directory) as asked:
             all_addresses = addresses(asked, RUN)
