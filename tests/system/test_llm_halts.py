@@ -9,10 +9,10 @@ import pytest
 
 from tests.harness.cli import CliHarness
 from tests.harness.llm_server import Fail, LlmServer, Page, Say, Shape, Step, call
+from tests.harness.needs import needs
 from tests.harness.paths import TOY
 from tests.harness.polling import wait_until
 
-pytest.importorskip("anthropic")
 pytest.importorskip("openai")
 pytest.importorskip("peft")
 
@@ -20,7 +20,7 @@ from events.choice import AgentCalled, TrialFinished
 from events.run import RunPaused
 from runtime.log.port import readable
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, needs("anthropic")]
 
 TRIED = {"edits": [{"path": "agent.py", "old": "def solve", "new": "# tried\n\n\ndef solve"}], "items": ["train0"]}
 

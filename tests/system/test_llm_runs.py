@@ -13,10 +13,10 @@ import pytest
 
 from tests.harness.cli import CliHarness, one_sentence
 from tests.harness.llm_server import Fail, LlmServer, Say, Stall, Step, call
+from tests.harness.needs import needs
 from tests.harness.paths import TOY
 from tests.harness.polling import wait_until
 
-pytest.importorskip("anthropic")
 pytest.importorskip("openai")
 pytest.importorskip("peft")
 
@@ -28,7 +28,7 @@ from events.subjects import LOG
 from runtime.agents.conversation import ModelRequest
 from runtime.blobs.directory import Blobs
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, needs("anthropic")]
 
 PROVIDERS = ("anthropic", "openai")
 BOTH = pytest.mark.parametrize("provider", PROVIDERS)
