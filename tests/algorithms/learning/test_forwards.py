@@ -21,6 +21,7 @@ from algorithms.learning.update import UpdateResult, update
 from algorithms.models import causal_lm
 from algorithms.models.causal_lm import CausalTrainee, linear_layers
 from tests.harness.adapters import move_adapter
+from tests.harness.few import few
 
 CASES: list[tuple[str, Hyper]] = [
     *((name, {}) for name in NAMES),
@@ -121,7 +122,9 @@ def moments(done: UpdateResult) -> Any:
     "dtype",
     [pytest.param(torch.float64, id="float64"), pytest.param(torch.float32, id="float32", marks=pytest.mark.slow)],
 )
-@pytest.mark.parametrize(("name", "hyper"), CASES, ids=[f"{name}-{at}" for at, (name, _) in enumerate(CASES)])
+@pytest.mark.parametrize(
+    ("name", "hyper"), few(CASES, *CASES[::4]), ids=[f"{name}-{at}" for at, (name, _) in enumerate(CASES)]
+)
 def test_the_gradient_is_that_of_one_forward_to_a_millionth(
     name: str,
     hyper: Hyper,

@@ -13,7 +13,6 @@ from tests.harness.llm_server import Fail, InStream, LlmServer, Page, Say, Shape
 from tests.harness.needs import needs
 
 pytest.importorskip("openai")
-pytestmark = needs("anthropic")
 
 from events.errors import Misconfigured, UsageError
 from runtime.agents import providers
@@ -39,6 +38,8 @@ from runtime.agents.providers import (
     require_key,
     without_login,
 )
+
+pytestmark = needs("anthropic")
 
 BOTH = pytest.mark.parametrize("provider", ["anthropic", "openai"])
 STOP = Tool(
