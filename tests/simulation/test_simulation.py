@@ -51,6 +51,7 @@ from tests.simulation.simulation import (
     Tried,
     broken,
     digest,
+    setting_of,
     simulate,
     tried,
     try_all,
@@ -65,6 +66,8 @@ SHORT = 18
 """A seed that draws the first setting, whose undisturbed run many tests need."""
 PLANTED = 60
 """Seeds among which a planted mistake must be found; without it they are among those that are green."""
+FOUND_BY: Mapping[str, int] = {}
+"""The seed that is tried first, of those that found a mistake."""
 ANSWERED = "Every request is answered or failed"
 AS_RECORDED = "Answers are recorded before they are released"
 
@@ -203,10 +206,8 @@ def with_drawn_id(event: Event) -> Event:
 def planted(mistake: Mistake) -> Iterator[None]:
     """The functions, with these lines changed, wherever they are known already.
 
-    The undisturbed runs are made before that.
+    An undisturbed run that is compared with has to be made before that.
     """
-    for setting in (SETTINGS[0], *mistake.settings):
-        undisturbed(setting)
     codes = {function: function.__code__ for function, _, _ in mistake.lines}
     try:
         for function in codes:
@@ -286,10 +287,12 @@ def test_every_invariant_holds_in_many_seeds_and_everything_happens(seeds: range
 )
 def test_a_planted_mistake_is_found(mistake: str) -> None:
     found = []
-    with planted(MISTAKES[mistake]):
-        for seed in range(PLANTED):
+    settings = MISTAKES[mistake].settings
+    for seed in sorted(range(PLANTED), key=lambda seed: seed != FOUND_BY.get(mistake)):
+        undisturbed(setting_of(seed, settings))
+        with planted(MISTAKES[mistake]):
             try:
-                simulate(seed, MISTAKES[mistake].rates, settings=MISTAKES[mistake].settings)
+                simulate(seed, MISTAKES[mistake].rates, settings=settings)
             except Broken as wrong:
                 found.append((seed, wrong.sentences))
                 if any(sentence.startswith(MISTAKES[mistake].breaks) for sentence in wrong.sentences):
@@ -299,9 +302,10 @@ def test_a_planted_mistake_is_found(mistake: str) -> None:
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_without_faults_the_mistakes_would_not_be_seen(mistake: str) -> None:
-    with planted(MISTAKES[mistake]._replace(settings=())):
+    calm = undisturbed(SETTINGS[0])
+    with planted(MISTAKES[mistake]):
         system = undisturbed.__wrapped__(SETTINGS[0])
-        assert not broken(system, undisturbed(SETTINGS[0]))
+        assert not broken(system, calm)
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_a_run_waits_for_its_key_and_burns_no_generation(tmp_path: Path, provide
             wait_until(lambda: place.count("run_paused") == 2, "the run is paused again")
             place.evolog("resume", "r")
             place.wait_until_audited("r")
-            report = json.loads(place.evolog("show", "r", "--json").out)
+            report = json.loads(place.here("show", "r", "--json").out)
             events = [event.data for event in readable(place.log.read())]
             place.evolog("replay", "r")
         finally:

@@ -21,7 +21,6 @@ from algorithms.learning.update import UpdateResult, update
 from algorithms.models import causal_lm
 from algorithms.models.causal_lm import CausalTrainee, linear_layers
 from tests.harness.adapters import move_adapter
-from tests.harness.few import few
 
 CASES: list[tuple[str, Hyper]] = [
     *((name, {}) for name in NAMES),
@@ -118,12 +117,20 @@ def moments(done: UpdateResult) -> Any:
     return torch.cat([each.flatten() for key, each in done.state.items() if key.startswith("exp_avg.")])
 
 
+def marks(at: int, dtype: str) -> list[pytest.MarkDecorator]:
+    """A few in float64 are quick, and the others and a few in float32 slow."""
+    if at % 4 == 0:
+        return [] if dtype == "float64" else [pytest.mark.slow]
+    return [pytest.mark.slow if dtype == "float64" else pytest.mark.long]
+
+
 @pytest.mark.parametrize(
-    "dtype",
-    [pytest.param(torch.float64, id="float64"), pytest.param(torch.float32, id="float32", marks=pytest.mark.slow)],
-)
-@pytest.mark.parametrize(
-    ("name", "hyper"), few(CASES, *CASES[::4]), ids=[f"{name}-{at}" for at, (name, _) in enumerate(CASES)]
+    ("name", "hyper", "dtype"),
+    [
+        pytest.param(name, hyper, getattr(torch, dtype), id=f"{name}-{at}-{dtype}", marks=marks(at, dtype))
+        for at, (name, hyper) in enumerate(CASES)
+        for dtype in ("float64", "float32")
+    ],
 )
 def test_the_gradient_is_that_of_one_forward_to_a_millionth(
     name: str,
