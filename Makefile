@@ -3,7 +3,8 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt \
   --editable
 # In tests/conftest.py's order: what takes longest first.
-PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+WORKERS ?= 3
 RUN_FLAGS ?=
 SEEDS ?= 10000
 SEED ?= 0
