@@ -2,7 +2,9 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt \
   --editable
-PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile
+# In tests/conftest.py's order: what takes longest first.
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+WORKERS ?= 3
 RUN_FLAGS ?=
 SEEDS ?= 10000
 SEED ?= 0
@@ -56,7 +58,7 @@ test: .venv/dev sandbox style  ## everything that must hold, but for what is slo
 	@$(BIN)/mypy & types=$$!; $(PYTEST); tests=$$?; wait $$types || { echo "mypy found what is said above." >&2; exit 1; }; exit $$tests
 
 test-slow: .venv/dev sandbox browser  ## whole systems, killing, attacks, pre-training, the pages' commands
-	$(PYTEST) --no-loadscope-reorder -m "slow and not long"  # in tests/conftest.py's order: what takes longest first
+	$(PYTEST) -m "slow and not long"
 
 test-long: .venv/dev sandbox  ## what takes minutes, with its figures
 	$(BIN)/python -m pytest -m long -s

@@ -7,12 +7,35 @@ import pytest
 
 from services.host.hints import remember_directory
 
-LONGEST = ("system/test_page_one.py", "system/test_pages.py")
+LONGEST = (
+    "system/test_pages.py",
+    "system/test_page_one.py",
+    "system/test_resume.py",
+    "services/dashboard/test_in_a_browser.py",
+    "simulation/test_simulation.py",
+    "services/cli/test_cli.py",
+    "replay/audit/test_audit_itself.py",
+    "services/cli/test_bad_input.py",
+    "system/test_watching.py",
+    "system/test_llm_runs.py",
+    "system/test_hosts.py",
+    "replay/test_perform.py",
+    "runtime/policies/test_trl_backend.py",
+    "runtime/policies/test_sharding.py",
+    "algorithms/demos/test_learning_curves.py",
+    "sandbox/test_attacks.py",
+    "runtime/policies/test_hf.py",
+    "services/host/test_supervisor.py",
+    "runtime/rollouts/test_openai_session.py",
+    "replay/test_integrity.py",
+)
+"""Of `make test` and of `make test-slow`, whichever runs what is in them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest: no worker is left with one of them when the others are done."""
-    items.sort(key=lambda item: [not item.path.match(file) for file in LONGEST])
+    places = {f"tests/{file}": place for place, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
+from unittest import mock
 
 import msgspec
+from click.testing import CliRunner
 
 from events.codec import Event
 from events.errors import UserError
@@ -20,6 +22,8 @@ from events.subjects import GOLD, LOG, run_of, tag_of
 from runtime.broker.credentials import Credentials
 from runtime.log.port import Stored, readable
 from runtime.log.socket import NatsSocket
+from services.cli.main import main
+from services.host.hints import remember_directory
 from services.host.node import Node
 from services.host.supervisor import with_root
 from tests.harness.paths import TOY
@@ -95,6 +99,17 @@ class CliHarness:
         )
         result = CommandResult(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode())
         assert "Traceback" not in result.err, result.err
+        assert result.code == code, result
+        return result
+
+    def here(self, *arguments: str, code: int = 0, **environment: str) -> CommandResult:
+        """The same in this process, which has imported what a command needs: for one that starts no other."""
+        with contextlib.chdir(self.folder), mock.patch.dict(os.environ, self.environment | environment, clear=True):
+            remember_directory(None)
+            done = CliRunner().invoke(main, arguments)
+        if not isinstance(done.exception, SystemExit | None):
+            raise done.exception
+        result = CommandResult(done.exit_code, done.stdout, done.stderr)
         assert result.code == code, result
         return result
 

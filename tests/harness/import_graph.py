@@ -42,22 +42,25 @@ def names_imported(source: str, module: str, is_package: bool = False, *, lazy: 
 
 
 def _nodes(tree: ast.AST, lazy: bool) -> Iterator[ast.AST]:
-    """The nodes of a module; without `lazy`, those outside functions and outside `if TYPE_CHECKING`.
+    """The statements of a module; without `lazy`, those outside functions and outside `if TYPE_CHECKING`.
 
     What stands under `if __name__ == "__main__"` is a program that uses the module, and no part of it.
     """
     yield tree
     for child in ast.iter_child_nodes(tree):
+        if isinstance(child, ast.expr):  # no import stands in one
+            continue
         if isinstance(child, ast.If) and ast.unparse(child.test) == "__name__ == '__main__'":
             continue
         if not lazy and (
-            isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
             or (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test))
         ):
             continue
         yield from _nodes(child, lazy)
 
 
+@functools.cache
 def import_graph(*, lazy: bool = True) -> dict[str, set[str]]:
     """For each module of the repository the modules of it that it imports."""
     files = {module_name(path): path for package in PACKAGES for path in source_files(package)}

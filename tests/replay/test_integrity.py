@@ -343,10 +343,10 @@ def test_a_bit_flipped_under_a_running_server_is_named(copy: Damaged) -> None:
     place = CliHarness(copy.node.directory.parent)
     try:
         place.up()
-        assert place.evolog("doctor", "--integrity").out.count("whole") == 3
+        assert place.here("doctor", "--integrity").out.count("whole") == 3
         for victim in (late, early):
             copy.flip(victim)
-            said = place.evolog("doctor", "--integrity", code=3).out
+            said = place.here("doctor", "--integrity", code=3).out
             assert f"first bad event: EVOLOG: sequence {victim.sequence} is missing" in said
     finally:
         place.down()
@@ -491,9 +491,9 @@ def test_a_log_written_anew_with_its_end_changed_does_not_come_out_the_same_agai
     (fault,) = [fault for fault in json.loads(said[0])["faults"] if fault["stream"] == LOG]
     assert code == 3 and fault["first"] <= sequence and "is not as it was decided" in fault["what"]
     place = CliHarness(copy.node.directory.parent)
-    assert "is not as it was decided" in place.evolog("replay", "--into", str(tmp_path / "new"), code=3).out
-    assert "is not as it was decided" in place.evolog("audit", RUN, code=3).err
-    assert f"at sequence {fault['first']}" in place.evolog("replay", RUN, code=3).out
+    assert "is not as it was decided" in place.here("replay", "--into", str(tmp_path / "new"), code=3).out
+    assert "is not as it was decided" in place.here("audit", RUN, code=3).err
+    assert f"at sequence {fault['first']}" in place.here("replay", RUN, code=3).out
 
 
 def test_a_second_event_on_a_taken_place_is_named_and_does_not_count(copy: Damaged, doctor: Say) -> None:
@@ -508,12 +508,12 @@ def test_a_second_event_on_a_taken_place_is_named_and_does_not_count(copy: Damag
     assert code == 3 and [fault["first"] for fault in faults] == [len(before) + 1]
     assert f"sequence {sequence} is the first, and counts" in faults[0]["what"]
     place = CliHarness(copy.node.directory.parent)
-    place.evolog("replay", "--into", "new.duckdb")
+    place.here("replay", "--into", "new.duckdb")
     query = "SELECT count(*), max(reward) <= 1 FROM trajectory_scored UNION ALL SELECT count(*), false FROM unreadable"
-    counted = place.evolog("sql", "--archive", "new.duckdb", "--format", "csv", query).out.splitlines()[1:]
+    counted = place.here("sql", "--archive", "new.duckdb", "--format", "csv", query).out.splitlines()[1:]
     scored = sum(tag_of(stored.subject) == "trajectory_scored" for stored in before)
     assert sorted(counted) == sorted([f"{scored},true", "1,false"])
-    assert "come out the same" in place.evolog("replay", RUN).out
+    assert "come out the same" in place.here("replay", RUN).out
 
 
 async def forge(directory: Path, messages: Sequence[Stored]) -> None:

@@ -29,6 +29,7 @@ from runtime.run.decide import DECIDER
 from services.host.best_answers import find_best_answers
 from tests.harness.decided_log import DecidedLog, as_history, missing_answers
 from tests.harness.facts import agent_called, example, proposed, started
+from tests.harness.few import few
 from tests.harness.paths import HISTORIES
 
 NAMES = sorted(path.name for path in HISTORIES.iterdir() if path.is_dir())
@@ -58,7 +59,7 @@ def require_agreement(run: History, tmp_path: Path) -> None:
     assert (report.reason or None) == row["reason"] or report.state == "paused"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", few(NAMES, *NAMES[::4]))
 def test_the_report_of_a_recorded_run_and_the_archive_say_the_same(name: str, tmp_path: Path) -> None:
     run = folder.read(HISTORIES / name)
     require_agreement(run, tmp_path)

@@ -412,9 +412,9 @@ def test_a_planted_run_has_on_test_what_it_has_on_dev_and_gold_tells(tmp_path: P
     (task / "scaffold" / "agent.py").write_text(PLANTED.replace("in (16, 8)", "in (40,)").replace("> 18", "> 42"))
     (tmp_path / "holed.py").write_text(HOLED)
     place.evolog("run", str(task), "--verifier", "holed.py", "--generations", "0", "--name", "r")
-    (dev,) = json.loads(place.evolog("sql", "select score from candidate_evaluated", "--json").out)
+    (dev,) = json.loads(place.here("sql", "select score from candidate_evaluated", "--json").out)
     gold = ("--archive", str(tmp_path / ".evolog" / "gold.duckdb"))
-    scores = json.loads(place.evolog("sql", *gold, "select measure, scores from pair_measured", "--json").out)
+    scores = json.loads(place.here("sql", *gold, "select measure, scores from pair_measured", "--json").out)
     means = {one["measure"]: str(one["scores"]) for one in scores}
     assert dev["score"] == 1.0
     assert "0.0" not in means["verifier"] and "1.0" not in means["gold"]

@@ -418,7 +418,7 @@ def simulate(
 
     `rates` are those of the faults, else they are drawn; so is one of the settings.
     """
-    setting = random.Random(f"setting {seed}").choice(settings)
+    setting = setting_of(seed, settings)
     with (
         tempfile.TemporaryDirectory(prefix="evolog-") as folder,
         mock.patch.object(codec, "decode_at", _decode_at),
@@ -432,6 +432,11 @@ def simulate(
     if sentences:
         raise Broken(seed, sentences, system.world.incidents)
     return system
+
+
+def setting_of(seed: int, settings: Sequence[Setting]) -> Setting:
+    """That of these which a seed draws."""
+    return random.Random(f"setting {seed}").choice(settings)
 
 
 @functools.cache

@@ -35,7 +35,7 @@ def test_a_sia_directory_is_run_and_replayed_though_it_is_gone(tmp_path: Path) -
         assert started.submissions and started.task.startswith(str(harness.node.tasks))
         played = [event.data for event in events if isinstance(event.data, TrajectoryRecorded)]
         assert played and {trajectory.answer for trajectory in played} <= {"even", "odd"}
-        assert json.loads(harness.evolog("show", RUN, "--json").out)["score"] is not None
+        assert json.loads(harness.here("show", RUN, "--json").out)["score"] is not None
         assert "come out the same" in harness.evolog("replay", RUN).out
 
 

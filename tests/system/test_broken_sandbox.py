@@ -31,7 +31,7 @@ def goes_on_when_mended(place: CliHarness) -> None:
     assert "gold_failed" not in {message.subject.rpartition(".")[2] for message in gold}
 
 
-@pytest.mark.parametrize("good", [4, 9])  # an executor meets it; the auditor does
+@pytest.mark.parametrize("good", [4, pytest.param(9, marks=pytest.mark.long)])  # an executor meets it; the auditor does
 def test_a_run_whose_sandbox_breaks_ends_with_78_and_goes_on_when_it_is_mended(tmp_path: Path, good: int) -> None:
     breaking = BreakingBwrap(tmp_path / "path", good)
     place = CliHarness(tmp_path / "place", PATH=breaking.path)

@@ -20,7 +20,7 @@ def test_a_run_goes_on_after_its_states_were_freed_and_what_went_ends_in_a_sente
         wait_until(lambda: place.count("adapter_published") >= 5, "a second update is under way")
         place.down()
         left = set(place.node.work.iterdir())  # by a thread that was still at work
-        freed = json.loads(place.evolog("gc", "--delete", "--json").out)
+        freed = json.loads(place.here("gc", "--delete", "--json").out)
         assert freed["blobs"] and freed["runs"][0]["rounds"] and freed["runs"][0]["forks"]
         place.up()
         assert not left & set(place.node.work.iterdir())
@@ -28,11 +28,11 @@ def test_a_run_goes_on_after_its_states_were_freed_and_what_went_ends_in_a_sente
     assert not [event for event in events if isinstance(event.data, WeightUpdateFailed)]
     assert any(isinstance(event.data, RunFinished) for event in events)
 
-    assert "come out the same, byte for byte, to its end." in place.evolog("replay", RUN).out
-    assert "final candidate" in place.evolog("show", RUN).out
-    assert place.evolog("sql", "SELECT count(*) FROM adapters").out
-    place.evolog("audit", RUN, code=6)  # it has few items
-    assert "blobs: whole" in place.evolog("doctor", "--integrity").out
+    assert "come out the same, byte for byte, to its end." in place.here("replay", RUN).out
+    assert "final candidate" in place.here("show", RUN).out
+    assert place.here("sql", "SELECT count(*) FROM adapters").out
+    place.here("audit", RUN, code=6)  # it has few items
+    assert "blobs: whole" in place.here("doctor", "--integrity").out
     performed = json.loads(place.evolog("replay", RUN, "--perform", "trainer", "--json").out)
     (trainer,) = performed["performed"]
     assert trainer["performed"] == trainer["same"] and trainer["first"] is None
@@ -44,6 +44,6 @@ def test_a_run_goes_on_after_its_states_were_freed_and_what_went_ends_in_a_sente
         place.evolog("fork", RUN, "--at", str(first), code=4), "an optimiser state that was freed", "evolog gc"
     )
     exported = tmp_path / "exported"
-    place.evolog("replay", RUN, "--export", str(exported))
+    place.here("replay", RUN, "--export", str(exported))
     place.evolog("import", str(exported), "--dir", "elsewhere")
-    assert "same, byte for byte" in place.evolog("replay", RUN, "--dir", "elsewhere").out
+    assert "same, byte for byte" in place.here("replay", RUN, "--dir", "elsewhere").out

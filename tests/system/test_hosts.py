@@ -47,8 +47,8 @@ def test_a_run_goes_over_two_hosts_that_share_no_folder_and_comes_out_the_same(t
     system.patience = 600.0
     run = ("run", str(TOY), "--seed", "3", "--generations", "2", "--name")
     system.evolog(*run, "alone")
-    alone = system.evolog("sql", PLAYED.format("alone"), "--format", "csv").out
-    digest = system.evolog("replay", "alone").out
+    alone = system.here("sql", PLAYED.format("alone"), "--format", "csv").out
+    digest = system.here("replay", "alone").out
 
     address = f"127.0.0.1:{free_port()}"
     system.evolog("credentials", "init", "--address", address)
@@ -60,7 +60,7 @@ def test_a_run_goes_over_two_hosts_that_share_no_folder_and_comes_out_the_same(t
         shutil.rmtree(system.node.gold_blobs)
         with host(system, tmp_path / "second") as second:
             system.evolog(*run, "together")
-            assert system.evolog("sql", PLAYED.format("together"), "--format", "csv").out == alone
+            assert system.here("sql", PLAYED.format("together"), "--format", "csv").out == alone
             assert list(second.blobs.rglob("?" * 64)) and not second.node_json.exists()
             assert {path.name for path in second.directory.iterdir()} <= {
                 "credentials",
@@ -68,8 +68,8 @@ def test_a_run_goes_over_two_hosts_that_share_no_folder_and_comes_out_the_same(t
                 "in_hand",
                 "work",
             }
-        assert system.evolog("replay", "alone").out == digest
-        assert "whole" in system.evolog("doctor", "--integrity").out
+        assert system.here("replay", "alone").out == digest
+        assert "whole" in system.here("doctor", "--integrity").out
     finally:
         up.terminate()
         _, said = up.communicate(timeout=PATIENCE)

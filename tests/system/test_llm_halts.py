@@ -9,10 +9,10 @@ import pytest
 
 from tests.harness.cli import CliHarness
 from tests.harness.llm_server import Fail, LlmServer, Page, Say, Shape, Step, call
+from tests.harness.needs import needs
 from tests.harness.paths import TOY
 from tests.harness.polling import wait_until
 
-pytest.importorskip("anthropic")
 pytest.importorskip("openai")
 pytest.importorskip("peft")
 
@@ -20,7 +20,7 @@ from events.choice import AgentCalled, TrialFinished
 from events.run import RunPaused
 from runtime.log.port import readable
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, needs("anthropic")]
 
 TRIED = {"edits": [{"path": "agent.py", "old": "def solve", "new": "# tried\n\n\ndef solve"}], "items": ["train0"]}
 
@@ -45,7 +45,9 @@ def misbehaving(shape: Shape) -> list[Step]:
     ]
 
 
-@pytest.mark.parametrize(("provider", "shape"), [("anthropic", "openai"), ("openai", "one index")])
+@pytest.mark.parametrize(
+    ("provider", "shape"), [pytest.param("anthropic", "openai", marks=pytest.mark.long), ("openai", "one index")]
+)
 def test_a_run_waits_for_its_key_and_burns_no_generation(tmp_path: Path, provider: str, shape: Shape) -> None:
     with LlmServer(misbehaving(shape)) as server:
         place = CliHarness(tmp_path / "place", **server.environment(provider))
@@ -59,7 +61,7 @@ def test_a_run_waits_for_its_key_and_burns_no_generation(tmp_path: Path, provide
             wait_until(lambda: place.count("run_paused") == 2, "the run is paused again")
             place.evolog("resume", "r")
             place.wait_until_audited("r")
-            report = json.loads(place.evolog("show", "r", "--json").out)
+            report = json.loads(place.here("show", "r", "--json").out)
             events = [event.data for event in readable(place.log.read())]
             place.evolog("replay", "r")
         finally:

@@ -13,10 +13,10 @@ import pytest
 
 from tests.harness.cli import CliHarness, one_sentence
 from tests.harness.llm_server import Fail, LlmServer, Say, Stall, Step, call
+from tests.harness.needs import needs
 from tests.harness.paths import TOY
 from tests.harness.polling import wait_until
 
-pytest.importorskip("anthropic")
 pytest.importorskip("openai")
 pytest.importorskip("peft")
 
@@ -28,7 +28,7 @@ from events.subjects import LOG
 from runtime.agents.conversation import ModelRequest
 from runtime.blobs.directory import Blobs
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, needs("anthropic")]
 
 PROVIDERS = ("anthropic", "openai")
 BOTH = pytest.mark.parametrize("provider", PROVIDERS)
@@ -182,12 +182,12 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
             wait_until(server.stalled.is_set, "the agent waits for an answer")
             place.kill("feedback_agent")
             place.wait_until_audited(*PROVIDERS)
-            reports = {run: json.loads(place.evolog("show", run, "--json").out) for run in PROVIDERS}
+            reports = {run: json.loads(place.here("show", run, "--json").out) for run in PROVIDERS}
             sql = (
                 "SELECT purpose, sum(model_calls) AS calls, sum(micro_usd) AS micro_usd FROM cost WHERE run = "
                 "'anthropic' GROUP BY purpose"
             )
-            tables = {row["purpose"]: row for row in json.loads(place.evolog("sql", sql, "--json").out)}
+            tables = {row["purpose"]: row for row in json.loads(place.here("sql", sql, "--json").out)}
             events: dict[str, list[Event]] = {run: [] for run in PROVIDERS}
             for message in place.connect("operator", LOG).read(1, 100_000):
                 event = codec.decode_at(message.subject, message.data)
@@ -330,7 +330,7 @@ def test_a_first_scaffold_of_a_meta_agent_is_compared_with_the_reference(tmp_pat
         order = ("--agent", "openai:scripted", "--generations", "0", "--levers", "scaffold", "--name", "r")
         said = place.evolog("run", str(TOY), *order)
     assert "│ start: the Meta-Agent's scaffold" in said.out and "│ reference scaffold, base weights" in said.out
-    report = json.loads(place.evolog("show", "r", "--json").out)
+    report = json.loads(place.here("show", "r", "--json").out)
     cells = {(cell["cell"], cell["split"]): cell for cell in report["cells"]}
     start, reference = cells["start", "test"], cells["reference", "test"]
     assert reference["scaffold"] != start["scaffold"] == report["scaffold"] and reference["items"] == 40
@@ -349,7 +349,7 @@ def test_a_url_that_is_none_is_said_in_a_sentence(tmp_path: Path) -> None:
         place.evolog("run", str(TOY), "--agent", "openai:m", code=78),
         "OPENAI_BASE_URL is 'http://[bad'; expected a URL",
     )
-    said = place.evolog("doctor", "--json", EVOLOG_NATS_SERVER="/nowhere", code=78).out
+    said = place.here("doctor", "--json", EVOLOG_NATS_SERVER="/nowhere", code=78).out
     findings = {finding["what"]: finding for finding in json.loads(said)["findings"]}
     assert not findings["openai"]["ok"] and "OPENAI_BASE_URL is" in findings["openai"]["found"]
     assert findings["anthropic"]["found"] == "can be asked at https://host.example" and "me:pw" not in said

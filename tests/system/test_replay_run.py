@@ -37,7 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CliHarness]:
 
 def sequences(place: CliHarness, tag: str, run: str = "toy-a") -> list[int]:
     rows = json.loads(
-        place.evolog("sql", f"select seq from events where run = '{run}' and tag = '{tag}' order by seq", "--json").out
+        place.here("sql", f"select seq from events where run = '{run}' and tag = '{tag}' order by seq", "--json").out
     )
     return [row["seq"] for row in rows]
 
@@ -45,7 +45,7 @@ def sequences(place: CliHarness, tag: str, run: str = "toy-a") -> list[int]:
 def test_a_run_is_decided_again_while_nothing_is_up(place: CliHarness) -> None:
     said = place.evolog("replay", "toy-a")
     assert "come out the same, byte for byte, to its end." in said.out and not place.node.alive()
-    found = json.loads(place.evolog("replay", "toy", "--json").out)
+    found = json.loads(place.here("replay", "toy", "--json").out)
     assert (
         found["difference"] is None
         and found["finished"]
@@ -55,28 +55,28 @@ def test_a_run_is_decided_again_while_nothing_is_up(place: CliHarness) -> None:
 
 def test_the_state_at_a_sequence_or_time(place: CliHarness) -> None:
     proposed = sequences(place, "scaffold_proposed")[1]
-    assert "made from generation 0: phase evaluate" in place.evolog("replay", "toy-a", "--to", str(proposed)).out
-    state = json.loads(place.evolog("replay", "toy-a", "--to", "2100-01-01", "--json").out)["state"]
+    assert "made from generation 0: phase evaluate" in place.here("replay", "toy-a", "--to", str(proposed)).out
+    state = json.loads(place.here("replay", "toy-a", "--to", "2100-01-01", "--json").out)["state"]
     assert state["finished"] and not state["flights"] and state["best"]["score"] > 0.5
-    one_sentence(place.evolog("replay", "toy-a", "--to", "soon", code=2), "'soon' is no point in a run")
+    one_sentence(place.here("replay", "toy-a", "--to", "soon", code=2), "'soon' is no point in a run")
 
 
 def test_an_export_is_replayed_shown_and_compared_where_there_is_no_broker(place: CliHarness, tmp_path: Path) -> None:
-    assert "blobs, in " in place.evolog("replay", "toy-a", "--export", str(tmp_path / "out")).out
-    one_sentence(place.evolog("replay", "toy-a", "--export", str(tmp_path / "out"), code=2), "is there already")
+    assert "blobs, in " in place.here("replay", "toy-a", "--export", str(tmp_path / "out")).out
+    one_sentence(place.here("replay", "toy-a", "--export", str(tmp_path / "out"), code=2), "is there already")
     elsewhere = CliHarness(tmp_path / "elsewhere")
-    elsewhere.evolog("replay", str(tmp_path / "out"), EVOLOG_NATS_SERVER="/nowhere")
+    elsewhere.here("replay", str(tmp_path / "out"), EVOLOG_NATS_SERVER="/nowhere")
     elsewhere.evolog("import", str(tmp_path / "out"), EVOLOG_NATS_SERVER="/nowhere")
     shutil.rmtree(tmp_path / "out")
     for command in (("replay", "toy-a"), ("show", "toy-a"), ("ls",), ("replay", "toy-a", "--to", "100")):
         assert "toy-a" in elsewhere.evolog(*command, EVOLOG_NATS_SERVER="/nowhere").out
     imported = elsewhere.node.imports / "toy-a"
-    assert "are the same in" in place.evolog("diff", "toy-a", str(imported)).out
+    assert "are the same in" in place.here("diff", "toy-a", str(imported)).out
     one_sentence(elsewhere.evolog("fork", "toy-a", "--at", "100", code=2), "is here as files")
 
     events = imported / "events.ndjson"
     events.write_bytes(events.read_bytes().replace(b'"outcome":"wrong"', b'"outcome":"right"', 1))
-    one_sentence(elsewhere.evolog("replay", "toy-a", code=3), "is not as it was exported")
+    one_sentence(elsewhere.here("replay", "toy-a", code=3), "is not as it was exported")
 
 
 def test_code_that_decides_otherwise_is_found_out_with_exit_code_3(place: CliHarness, tmp_path: Path) -> None:
@@ -114,11 +114,11 @@ def test_a_fork_shares_the_past_and_goes_its_own_way(place: CliHarness, tmp_path
     place.wait_until_audited("strict", "again", "rloo")
     place.down()
     for run in ("strict", "again", "rloo"):
-        assert "byte for byte, to its end" in place.evolog("replay", run).out
-    assert json.loads(place.evolog("show", "strict", "--json").out)["score"] == 0.0
-    same = json.loads(place.evolog("diff", "toy-a", "again", "--json", code=1).out)
+        assert "byte for byte, to its end" in place.here("replay", run).out
+    assert json.loads(place.here("show", "strict", "--json").out)["score"] == 0.0
+    same = json.loads(place.here("diff", "toy-a", "again", "--json", code=1).out)
     assert set(same["config"]) == {"parent_run", "parent_sequence", "parent_digest"}
     assert not (same["parting"] or same["generations"] or same["scaffolds"] or same["scores"])
-    shown = json.loads(place.evolog("show", "again", "--json").out)
+    shown = json.loads(place.here("show", "again", "--json").out)
     assert [row["lever"] for row in shown["generations"]] == ["start", "scaffold", "weights"]
-    assert "algorithm:  | rloo" in place.evolog("diff", "toy-a", "rloo", code=1).out
+    assert "algorithm:  | rloo" in place.here("diff", "toy-a", "rloo", code=1).out

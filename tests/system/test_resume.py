@@ -131,9 +131,14 @@ ORDERS = {
     "dgm, width 4": ("--strategy", "dgm", "--width", "4"),
     "best_of_k, width 4": ("--strategy", "best_of_k", "--width", "4", "--generations", "5"),
 }
+LONG = ("best_of_k, width 4",)
+"""Orders whose runs are made by hand: their services do a part of what those of the others do."""
 
 
-@pytest.fixture(scope="module", params=ORDERS.values(), ids=list(ORDERS))
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(flags, id=name, marks=[pytest.mark.long] * (name in LONG)) for name, flags in ORDERS.items()],
+)
 def undisturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Calm:
     """A run with one generation under way at a time, and two with four."""
     with running(tmp_path_factory.mktemp("calm")) as system:

@@ -10,13 +10,13 @@ import pytest
 from tests.harness import planted_kernels as planted
 from tests.harness.cli import CliHarness, audited_runs
 from tests.harness.llm_server import LlmServer, Step, call
+from tests.harness.needs import needs
 
-pytest.importorskip("anthropic")
 pytest.importorskip("peft")
 
 from tasks.trimul.scaffold import schedule
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, needs("anthropic")]
 
 SENT = {
     "slow": planted.SLOW,

@@ -86,9 +86,9 @@ def test_a_model_that_is_overloaded_is_seen_in_run_show_watch_and_logs_and_ctrl_
         place.environment |= server.environment("openai")
         screen = run(place, "--agent", "openai:m", "--generations", "1")
         screen.wait_for(f"meta_agent-0 {BUSY}")
-        shown = place.evolog("show", "x").out
+        shown = place.here("show", "x").out
         assert BUSY in shown and "of 10 failed" in shown and "last decision" in shown
-        logged = place.evolog("logs", "meta_agent", "--level", "warning", "--run", "x").out
+        logged = place.here("logs", "meta_agent", "--level", "warning", "--run", "x").out
         assert 'run=x error="HTTP 503' in logged and "attempt=1/10" in logged
         watching = Screen(place.start("watch", "x"))
         watching.wait_for(BUSY)
@@ -101,10 +101,10 @@ def test_a_model_that_is_overloaded_is_seen_in_run_show_watch_and_logs_and_ctrl_
     assert "`evolog up --dir" in said and "`evolog watch x --dir" in said and "`evolog cancel x --dir" in said
     assert place.node.holder() is None
     wait_until_nothing_runs(place)
-    assert "no service is up: `evolog up` goes on with it" in place.evolog("show", "x").out
+    assert "no service is up: `evolog up` goes on with it" in place.here("show", "x").out
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.long)])
 def test_other_signals_take_down_what_was_brought_up_too(place: CliHarness, number: signal.Signals) -> None:
     screen = run(place)
     screen.process.send_signal(number)
@@ -112,7 +112,7 @@ def test_other_signals_take_down_what_was_brought_up_too(place: CliHarness, numb
     wait_until_nothing_runs(place)
 
 
-@pytest.mark.parametrize("again", [True, False])
+@pytest.mark.parametrize("again", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_services_that_do_not_stop_are_killed_by_a_second_ctrl_c_or_after_seconds(
     place: CliHarness, again: bool
 ) -> None:
@@ -126,7 +126,7 @@ def test_services_that_do_not_stop_are_killed_by_a_second_ctrl_c_or_after_second
         screen.process.send_signal(signal.SIGINT)
     assert screen.end() == 130
     wait_until_nothing_runs(place)
-    assert "x" in place.evolog("ls").out
+    assert "x" in place.here("ls").out
 
 
 def test_ctrl_c_while_the_services_are_starting_leaves_none_behind(place: CliHarness) -> None:

@@ -7,10 +7,10 @@ import pytest
 from events.errors import Misconfigured, NotFound, UsageError
 from tasks.contract import Item
 from tasks.loading import Task, load
+from tests.harness.needs import needs
 from tests.harness.paths import TESTS
 
-pytestmark = pytest.mark.slow
-pytest.importorskip("inspect_ai")
+pytestmark = [pytest.mark.slow, needs("inspect_ai")]
 
 EVALS = TESTS / "harness" / "inspect_evals.py"
 

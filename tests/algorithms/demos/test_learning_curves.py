@@ -36,7 +36,7 @@ def base(models: Path) -> Iterator[tiny_lm.TinyLM]:
 @pytest.mark.parametrize(
     "name, toy, rounds, hyper, gain",
     [
-        ("ppo", toys.dense(), 5, {}, 0.1),
+        pytest.param("ppo", toys.dense(), 5, {}, 0.1, marks=pytest.mark.long),
         ("grpo", toys.dense(), 5, {}, 0.1),
         pytest.param("dr_grpo", toys.dense(), 5, {}, 0.1, marks=pytest.mark.long),
         pytest.param("rloo", toys.dense(), 5, {}, 0.1, marks=pytest.mark.long),
@@ -48,7 +48,7 @@ def base(models: Path) -> Iterator[tiny_lm.TinyLM]:
         pytest.param("gspo", toys.dense(), 7, {}, 0.1, marks=pytest.mark.long),
         pytest.param("max_rl", toys.quiz(), 4, {}, 0.2, marks=pytest.mark.long),
         ("opsd", toys.dense(), 5, {}, 0.1),
-        ("ttrl", toys.quiz(), 4, {}, 0.2),
+        pytest.param("ttrl", toys.quiz(), 4, {}, 0.2, marks=pytest.mark.long),
         ("star", toys.sparse(), 2, {}, 0.3),
         ("test_time", toys.shifted(), 4, {"epochs": 4.0, "lr": 2e-3}, 0.1),
     ],

@@ -12,6 +12,7 @@ from replay.archive.query import QueryResult, answer, collect
 from replay.exports import folder
 from runtime.log.lineage import Span
 from runtime.log.port import Stored
+from tests.harness.few import few
 from tests.harness.paths import HISTORIES
 
 
@@ -40,7 +41,7 @@ def contents(of: RunTables) -> dict[str, list[str]]:
     return {name: [row[0] for row in table.rows] for name, table in found.items()}
 
 
-@pytest.mark.parametrize("part", [0.2, *(pytest.param(part, marks=pytest.mark.slow) for part in (0.45, 0.7)), 0.9])
+@pytest.mark.parametrize("part", few([0.2, 0.45, 0.7, 0.9], 0.9))
 def test_a_forks_past_ends_where_its_parent_was_left(part: float) -> None:
     parent = folder.read(HISTORIES / "decider-version-2")
     before = parent.messages[: int(part * len(parent.messages))]

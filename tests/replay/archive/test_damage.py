@@ -17,6 +17,7 @@ from events.subjects import GOLD
 from replay.archive.projection import Archive, open_archive
 from replay.archive.query import ARCHIVE, query
 from runtime.log.port import Stored
+from tests.harness.few import few
 
 LAST, IN_FILE = 300, 200
 """Events of the log, and those of them that are in the file; the others are in DuckDB's log of writes."""
@@ -118,7 +119,7 @@ def damaged(crashed: Path, tmp_path: Path, name: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", DAMAGES)
+@pytest.mark.parametrize("name", few(DAMAGES, *list(DAMAGES)[::3]))
 def test_the_service_goes_on_from_what_is_whole(name: str, crashed: Path, tmp_path: Path) -> None:
     folder = damaged(crashed, tmp_path, name)
     log = [paused(number) for number in range(1, LAST + 11)]

@@ -24,6 +24,7 @@ from services.cli.replay import rebuild as rebuild_command
 from services.host import rebuild as host
 from services.host.node import Node
 from tests.harness.archives import dump
+from tests.harness.few import few
 from tests.harness.generator import log
 from tests.harness.paths import ROOT
 from tests.harness.polling import PATIENCE
@@ -75,7 +76,9 @@ def made(rows: Sequence[Stored], into: Path, run: str = "") -> RebuildResult:
     return rebuild(reader(rows), into, run, end=rows[-1].sequence)
 
 
-@pytest.mark.parametrize(("read", "commit"), [(20_000, 250_000), (700, 1000), (1300, 1)])
+@pytest.mark.parametrize(
+    ("read", "commit"), few([(20_000, 250_000), (700, 1000), (1300, 1)], (20_000, 250_000), (700, 1000))
+)
 def test_a_rebuilt_archive_equals_the_live_one(
     read: int, commit: int, rows: list[Stored], live: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from replay.audit.pair import PairKey
 from replay.audit.statistics.interval import mean
 from replay.audit.verdict import FAMILIES
 from tests.harness.audited_facts import as_stored
+from tests.harness.few import few
 from tests.harness.interval_coverage import DISTRIBUTIONS, FIGURES, coverage, coverage_of_kappa
 from tests.harness.null_runs import LONG, NULLS, null_result, null_run
 from tests.harness.planted_cases import BEGINS, CASES, RAISED, Hack, case_result, first_hack, hacked_run
@@ -33,7 +34,7 @@ FOUND_WITH = {"half of dev known by heart": 0}
 TAKES_LONG = ("creep of .028 a generation", "half of gold flipped, and an honest gain", "half of dev known by heart")
 
 
-@pytest.mark.parametrize("runs", [1, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("runs", [1, pytest.param(8, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.long)])
 def test_null_runs_are_hardly_ever_flagged(runs: int) -> None:
     """At most 5 % of them, no drift, and what of provenance needs no statistics never."""
     results = [null_result(kind, seed) for kind in NULLS if kind != LONG for seed in range(runs)]
@@ -73,7 +74,7 @@ def test_null_runs_have_what_could_raise_an_alarm() -> None:
     assert sum(any(isinstance(fact, RolloutFailed) for fact in run.facts) for run in runs) > 5
 
 
-@pytest.mark.parametrize("seed", [2, 4])
+@pytest.mark.parametrize("seed", few([2, 4], 2))
 def test_what_a_look_has_found_the_last_look_finds_too(seed: int) -> None:
     """So that the rates of finished runs are those of runs that are looked at after each generation; alarms are made by
     a trick.
@@ -83,9 +84,7 @@ def test_what_a_look_has_found_the_last_look_finds_too(seed: int) -> None:
     assert raised[0] == set() != raised[-1] and all(before <= after for before, after in pairwise(raised))
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in TAKES_LONG)) for name in NUMBERS]
-)
+@pytest.mark.parametrize("name", few(NUMBERS, *(name for name in list(NUMBERS)[::2] if name not in TAKES_LONG)))
 def test_a_planted_case_is_found(name: str) -> None:
     """In its family, by its lever, from its generation on."""
     case, found = CASES[NUMBERS[name]], case_result(NUMBERS[name], FOUND_WITH.get(name, SEED), True)
@@ -102,7 +101,9 @@ def test_its_honest_twin_is_not_flagged(number: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] * (at % 3 > 0)) for name, at in NUMBERS.items()]
+)
 def test_a_planted_case_is_flagged_while_the_run_goes_on(name: str) -> None:
     run = CASES[NUMBERS[name]].make(0, True)
     found = run.audit()

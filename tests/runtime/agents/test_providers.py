@@ -10,12 +10,12 @@ import msgspec
 import pytest
 
 from tests.harness.llm_server import Fail, InStream, LlmServer, Page, Say, Shape, Step, call
+from tests.harness.needs import needs
 
-pytest.importorskip("anthropic")
 pytest.importorskip("openai")
 
 from events.errors import Misconfigured, UsageError
-from runtime.agents import anthropic_api, providers
+from runtime.agents import providers
 from runtime.agents.conversation import (
     ANSWER_LIMIT,
     AgentMessage,
@@ -38,6 +38,8 @@ from runtime.agents.providers import (
     require_key,
     without_login,
 )
+
+pytestmark = needs("anthropic")
 
 BOTH = pytest.mark.parametrize("provider", ["anthropic", "openai"])
 STOP = Tool(
@@ -266,6 +268,8 @@ def test_a_paused_answer_goes_on_from_where_it_stood() -> None:
 
 
 def test_an_answer_that_is_paused_for_ever_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    from runtime.agents import anthropic_api
+
     monkeypatch.setattr(anthropic_api, "PAUSES", 2)
     monkeypatch.setattr(providers, "ATTEMPTS", 1)
     for_ever = Asking("anthropic", [Say("On.", stop="pause_turn")] * 2)
@@ -349,6 +353,8 @@ def test_the_cache_is_told_where_the_next_call_begins() -> None:
 
 
 def test_effort_and_room_are_told_as_the_api_has_it() -> None:
+    from runtime.agents import anthropic_api
+
     request = msgspec.structs.replace(REQUEST, effort="high", max_tokens=32_000)
     (told,) = Asking("anthropic", [Say("Yes.")], request).requests
     assert told["output_config"] == {"effort": "high"} and told["thinking"] == {"type": "adaptive"}

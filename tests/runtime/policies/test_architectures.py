@@ -27,7 +27,9 @@ from algorithms.models.sampling import CompletionRequest, Sampler
 from events.errors import UsageError
 from tests.harness.adapters import move_adapter
 from tests.harness.architectures import GQA, SHAPES
+from tests.harness.few import few
 
+QUICK = ("Qwen3", "GPT2", "Gemma2", "Mixtral")
 VOCABULARY, POSITIONS = 61, 64
 PROMPTS = {"short": (5, 6, 7), "long": (8, 9, 10, 11, 12, 13)}
 WORDS: Any = SimpleNamespace(
@@ -75,7 +77,7 @@ def own(model: Any, rollout: Rollout) -> torch.Tensor:
     return torch.log_softmax(logits.float(), 1)
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", few(SHAPES, *QUICK))
 def test_a_model_is_trained_on_its_own_log_probabilities(name: str) -> None:
     model = made(name)
     assert linear_layers(model) == SHAPES[name][1]
@@ -121,7 +123,7 @@ def reads(trainee: CausalTrainee) -> list[tuple[int, ...]]:
     return shapes
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", few(SHAPES, *QUICK))
 def test_a_shared_prompt_and_logits_in_parts_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, lean = trained(made(name), critic=True), trained(made(name), critic=True)
     for each in (plain, lean):
@@ -238,7 +240,7 @@ CHOSEN = [
 ]
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", few(SHAPES, *QUICK))
 def test_a_choice_has_its_probability_and_gradient_among_the_choices_on_offer(name: str) -> None:
     trainee = trained(made(name))
     found = trainee.outputs(CHOSEN)
@@ -288,7 +290,7 @@ VARYING = ("Falcon", "Mixtral", "Qwen2Moe")
 """Models that sum in another order where other rows stand beside: mixtures, by how many rows an expert has."""
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", few(SHAPES, *QUICK))
 def test_scores_of_choices_are_the_models_own_and_the_same_to_the_bit_whatever_is_asked_beside(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -352,7 +354,7 @@ def test_an_update_holds_few_logits_at_a_time(monkeypatch: pytest.MonkeyPatch) -
     assert sum(counts) > 13 * 4 * VOCABULARY, "under both weights, in the step, and again in its backward pass"
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", few(SHAPES, *QUICK))
 def test_it_is_sampled_as_it_scores(name: str) -> None:
     model = made(name)
     asks = [CompletionRequest(prompt=prompt, seed=seed, max_tokens=8) for seed, prompt in enumerate(PROMPTS.values())]
@@ -415,7 +417,7 @@ def updated(back_end: Any, trainee: CausalTrainee, of: str) -> UpdateResult:
 
 
 @pytest.mark.parametrize("name", ["Mixtral", "Gemma2"])
-@pytest.mark.parametrize("of", ["grpo", "dpo", "best_of_n"])
+@pytest.mark.parametrize("of", few(["grpo", "dpo", "best_of_n"], "dpo"))
 def test_both_back_ends_give_the_same_loss_and_gradient(name: str, of: str) -> None:
     pytest.importorskip("trl")
     from runtime.policies import trl_backend

@@ -32,6 +32,7 @@ from algorithms.models.tiny_lm import TinyLM, TinyTrainee  # noqa: E402
 from events.errors import UsageError  # noqa: E402
 from runtime.policies import trl_backend  # noqa: E402
 from tests.harness.adapters import move_adapter  # noqa: E402
+from tests.harness.few import few  # noqa: E402
 
 PARENT = "parent"
 TOLERANCE = 1e-5
@@ -179,7 +180,7 @@ def native(entry: TinyTrainee, batch: list[Rollout]) -> Callable[..., UpdateResu
     return of
 
 
-@pytest.mark.parametrize(("name", "hyper"), CASES, ids=IDS)
+@pytest.mark.parametrize(("name", "hyper"), few(CASES, *CASES[::2]), ids=IDS)
 def test_both_back_ends_give_the_same_loss_and_gradient(
     name: str, hyper: Hyper, model: TinyTrainee, batch: list[Rollout], native: Callable[..., UpdateResult]
 ) -> None:
@@ -192,8 +193,8 @@ def test_both_back_ends_give_the_same_loss_and_gradient(
     assert (by_trl.trained_on, by_trl.left_out, by_trl.votes) == (mine.trained_on, mine.left_out, mine.votes)
 
 
-@pytest.mark.parametrize(("name", "hyper"), [CASES[1], CASES[2], CASES[4], CASES[7], CASES[9]])
-@pytest.mark.parametrize("forward_tokens", [1.0, 100.0])
+@pytest.mark.parametrize(("name", "hyper"), few([CASES[1], CASES[2], CASES[4], CASES[7], CASES[9]], CASES[1], CASES[9]))
+@pytest.mark.parametrize("forward_tokens", few([1.0, 100.0], 100.0))
 def test_a_step_of_several_forwards_is_that_of_one(
     name: str,
     hyper: Hyper,
@@ -226,7 +227,7 @@ def scaled(of: Algorithm) -> Algorithm:
     return msgspec.structs.replace(of, credit=credit)
 
 
-@pytest.mark.parametrize(("name", "hyper"), WEIGHED, ids=[name for name, _ in WEIGHED])
+@pytest.mark.parametrize(("name", "hyper"), few(WEIGHED, *WEIGHED[::3]), ids=[name for name, _ in WEIGHED])
 def test_an_advantage_scaled_in_one_back_end_is_noticed(
     name: str, hyper: Hyper, model: TinyTrainee, batch: list[Rollout], native: Callable[..., UpdateResult]
 ) -> None:
@@ -236,7 +237,7 @@ def test_an_advantage_scaled_in_one_back_end_is_noticed(
     )
 
 
-@pytest.mark.parametrize(("name", "hyper"), CASES, ids=IDS)
+@pytest.mark.parametrize(("name", "hyper"), few(CASES, CASES[0], CASES[8], CASES[11]), ids=IDS)
 def test_a_mask_shifted_in_one_back_end_is_noticed(
     name: str,
     hyper: Hyper,
@@ -266,7 +267,7 @@ def same_way(one: TinyTrainee, other: TinyTrainee, entry: TinyTrainee) -> None:
     assert float((here - there).norm()) < 1e-3 * float((here - start).norm())
 
 
-@pytest.mark.parametrize("name", ["grpo", "gspo", "reinforce", "spin", "best_of_n"])
+@pytest.mark.parametrize("name", few(["grpo", "gspo", "reinforce", "spin", "best_of_n"], "grpo", "spin"))
 def test_three_steps_and_the_state_that_they_leave_are_the_same(
     name: str, entry: TinyTrainee, model: TinyTrainee, batch: list[Rollout]
 ) -> None:

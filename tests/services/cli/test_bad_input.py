@@ -191,15 +191,16 @@ def disturb(place: CliHarness) -> None:
 
 
 def report(place: CliHarness, run: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(place.evolog("show", run, "--json").out)
+    found: dict[str, Any] = json.loads(place.here("show", run, "--json").out)
     return found
 
 
 def asked(place: CliHarness, sql: str) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = json.loads(place.evolog("sql", sql, "--json").out)
+    found: list[dict[str, object]] = json.loads(place.here("sql", sql, "--json").out)
     return found
 
 
+@pytest.mark.slow
 def test_scaffolds_that_do_not_work_fail_in_words_and_score_nothing(place: CliHarness) -> None:
     listed = {row["run"]: row for row in json.loads(place.evolog("ls", "--json").out)["runs"]}
     for kind in SCAFFOLDS:
@@ -231,6 +232,7 @@ def test_a_scaffold_that_hangs_fails_after_its_silence(tmp_path: Path) -> None:
     assert asked(place, "select * from trajectory_scored") == []
 
 
+@pytest.mark.slow
 def test_verifiers_that_do_not_work_are_no_scores_of_zero(place: CliHarness) -> None:
     failed = asked(place, "select run, reason, count(*) as n from scoring_failed group by all order by run")
     assert [(row["run"], row["n"]) for row in failed] == [
@@ -242,6 +244,7 @@ def test_verifiers_that_do_not_work_are_no_scores_of_zero(place: CliHarness) -> 
     assert report(place, "verifier-raising")["reason"] == NOTHING
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_exits_with_1_and_says_where_to_look(place: CliHarness) -> None:
     said = place.evolog("run", str(place.folder / "nonsense"), "--generations", "0", "--name", "nothing", code=1)
     assert f"run nothing failed: {NOTHING} (8 of 8 attempts failed" in said.err
@@ -249,6 +252,7 @@ def test_a_run_that_fails_exits_with_1_and_says_where_to_look(place: CliHarness)
     assert asked(place, query)[0]["outcome"] == "nonsense"
 
 
+@pytest.mark.slow
 def test_a_run_of_a_task_that_is_not_here_waits_in_words_and_spends_nothing(place: CliHarness) -> None:
     statuses = read_statuses(place.node)
     assert [status.process for status in statuses].count("executor-1") == 1 and len(statuses) == 10
@@ -258,18 +262,21 @@ def test_a_run_of_a_task_that_is_not_here_waits_in_words_and_spends_nothing(plac
     assert asked(place, "select * from proposal_failed where run = 'elsewhere'") == []
 
 
+@pytest.mark.slow
 def test_a_gold_module_without_labels_is_said_in_the_audit(place: CliHarness) -> None:
     found = report(place, "gold")
     assert found["score"] is not None and found["cells"] == []
     assert "gold.py defines no 'labels'" in str(found["cells_failed"])
 
 
+@pytest.mark.slow
 def test_a_catalogue_or_baseline_that_raises_costs_itself_alone(place: CliHarness) -> None:
     found = report(place, "own-code")
     assert found["reason"] == "all 1 generations are done" and len(found["cells"]) == 8
     assert "ZeroDivisionError" in str(found["generations"]) and "IndexError" in str(found["cells_failed"])
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_all_in_good_order_and_the_runs_go_on_when_there_is_room(
     made: tuple[CliHarness, Stopped],
 ) -> None:
@@ -287,19 +294,20 @@ def test_a_full_disk_stops_all_in_good_order_and_the_runs_go_on_when_there_is_ro
     )
 
 
+@pytest.mark.slow
 def test_unreadable_messages_are_set_aside_and_disturb_nothing(place: CliHarness) -> None:
     even, odd = report(place, "even"), report(place, "odd")
     for what in ("reason", "score", "scaffold", "rollouts", "tokens"):
         assert even[what] == odd[what] is not None, what
     kinds = len(poison()) + 1
     assert (even["set_aside"], odd["set_aside"]) == (0, kinds)
-    assert f"{kinds} messages could not be read and were set aside" in place.evolog("show", "odd").out
+    assert f"{kinds} messages could not be read and were set aside" in place.here("show", "odd").out
     rows = asked(place, "select reason, size from event_set_aside where run = 'odd' order by sequence")
     expected = [*poison().items(), ("not a CloudEvent", b"\xff not JSON")]
     for row, (reason, data) in zip(rows, expected, strict=True):
         assert reason in str(row["reason"]) and row["size"] == len(data), row
     assert "UNREADABLE" in place.evolog("watch", "odd", "--no-follow").out
-    assert "odd" in place.evolog("ls").out
+    assert "odd" in place.here("ls").out
 
 
 @pytest.fixture
@@ -309,7 +317,7 @@ def alone(tmp_path: Path) -> CliHarness:
 
 def test_a_task_that_is_not_there(alone: CliHarness) -> None:
     one_sentence(
-        alone.evolog("run", "lawbank", code=4), "There is no task 'lawbank'", "lawbench", "a path to a task folder"
+        alone.here("run", "lawbank", code=4), "There is no task 'lawbank'", "lawbench", "a path to a task folder"
     )
 
 
@@ -324,7 +332,7 @@ def test_a_task_that_is_not_there(alone: CliHarness) -> None:
 def test_a_task_folder_that_breaks_the_contract(alone: CliHarness, file: str, text: str | None, words: str) -> None:
     folder = small_toy(alone.folder / "task")
     (folder / file).unlink() if text is None else (folder / file).write_text(text)
-    one_sentence(alone.evolog("run", str(folder), code=78), words)
+    one_sentence(alone.here("run", str(folder), code=78), words)
     assert not alone.node.directory.exists()
 
 
@@ -353,19 +361,19 @@ def test_a_reward_is_a_number_or_the_verifier_is_misconfigured(
         assert msgspec.json.encode(task.score(ANY_ITEM, "a", "a").reward) == b"1.0"
 
 
-def test_data_that_are_missing_or_not_as_published(place: CliHarness, tmp_path: Path) -> None:
+def test_data_that_are_missing_or_not_as_published(alone: CliHarness, tmp_path: Path) -> None:
     pytest.importorskip("scipy")
-    one_sentence(place.evolog("run", "lawbench", code=4), "is not under", "run `evolog data get lawbench`")
+    one_sentence(alone.here("run", "lawbench", code=4), "is not under", "run `evolog data get lawbench`")
     lawbench_standin.write(tmp_path / "tampered")
-    said = place.evolog("data", "get", "lawbench", "--from", str(tmp_path / "tampered"), code=3)
+    said = alone.here("data", "get", "lawbench", "--from", str(tmp_path / "tampered"), code=3)
     one_sentence(said, "as published", "sha256")
     one_sentence(
-        place.evolog("data", "get", "lawbench", "--from", "nowhere", code=4), "nowhere is not there", "--from takes"
+        alone.here("data", "get", "lawbench", "--from", "nowhere", code=4), "nowhere is not there", "--from takes"
     )
-    tasks = place.folder / "cache" / "evolog" / "tasks"
+    tasks = alone.folder / "cache" / "evolog" / "tasks"
     assert list(tasks.iterdir()) == []
     shutil.copytree(tmp_path / "tampered", tasks / "lawbench")
-    one_sentence(place.evolog("run", "lawbench", code=3), "as published", "run `evolog data get lawbench`")
+    one_sentence(alone.evolog("run", "lawbench", code=3), "as published", "run `evolog data get lawbench`")
 
 
 @pytest.mark.parametrize("command", [("up",), ("run", str(TOY))])

@@ -33,52 +33,52 @@ def test_spans_that_were_sent_as_the_run_went_on_are_those_of_the_finished_run(
     place: tuple[CliHarness, dict[str, str]],
 ) -> None:
     harness, live = place
-    harness.evolog("export", RUN, "--to", "otel", "-o", "spans.jsonl")
+    harness.here("export", RUN, "--to", "otel", "-o", "spans.jsonl")
     requests = [json.loads(line) for line in (harness.folder / "spans.jsonl").read_text().splitlines()]
     spans = [span for request in requests for span in request["resourceSpans"][0]["scopeSpans"][0]["spans"]]
     assert {span["spanId"]: span["name"] for span in spans} == live
     assert f"invoke_agent {RUN}" in live.values() and len(live) > 300
     with otlp_receiver() as found:
-        harness.evolog("export", RUN, "--to", "otel", OTEL_EXPORTER_OTLP_ENDPOINT=found.url)
+        harness.here("export", RUN, "--to", "otel", OTEL_EXPORTER_OTLP_ENDPOINT=found.url)
     assert found.spans == live
 
 
 def test_each_attempt_is_a_sample_and_a_row(place: tuple[CliHarness, dict[str, str]]) -> None:
     harness, _ = place
-    (counted,) = json.loads(harness.evolog("sql", "SELECT count(*) AS n FROM trajectories", "--json").out)
-    inspect = json.loads(harness.evolog("export", RUN, "--to", "inspect", "--json").out)
-    parquet = json.loads(harness.evolog("export", RUN, "--to", "parquet", "--gold", "--json").out)
+    (counted,) = json.loads(harness.here("sql", "SELECT count(*) AS n FROM trajectories", "--json").out)
+    inspect = json.loads(harness.here("export", RUN, "--to", "inspect", "--json").out)
+    parquet = json.loads(harness.here("export", RUN, "--to", "parquet", "--gold", "--json").out)
     rows = {table["name"]: table["rows"] for table in parquet["tables"]}
     assert inspect["samples"] == rows["trajectories"] == counted["n"] and "pair_measured" in rows
     assert len(inspect["files"]) == len(list((harness.folder / f"{RUN}-inspect").iterdir()))
-    one_sentence(harness.evolog("export", RUN, "--to", "inspect", code=2), "is there already")
+    one_sentence(harness.here("export", RUN, "--to", "inspect", code=2), "is there already")
 
 
 def test_a_folder_is_the_default_and_is_replayed(place: tuple[CliHarness, dict[str, str]]) -> None:
     harness, _ = place
-    harness.evolog("export", RUN)
-    harness.evolog("replay", f"./{RUN}-export")
-    harness.evolog("export", f"./{RUN}-export", "--to", "otel", "-o", "again.jsonl")
-    harness.evolog("export", RUN, "--to", "otel", "-o", "spans.jsonl")
+    harness.here("export", RUN)
+    harness.here("replay", f"./{RUN}-export")
+    harness.here("export", f"./{RUN}-export", "--to", "otel", "-o", "again.jsonl")
+    harness.here("export", RUN, "--to", "otel", "-o", "spans.jsonl")
     again, first = ((harness.folder / name).read_bytes() for name in ("again.jsonl", "spans.jsonl"))
     assert again == first
 
 
 def test_flags_that_do_not_belong_together_are_refused(place: tuple[CliHarness, dict[str, str]]) -> None:
     harness, _ = place
-    one_sentence(harness.evolog("export", RUN, "--to", "parquet", "--follow", code=2), "give --to otel")
-    one_sentence(harness.evolog("export", RUN, "--to", "otel", "--follow", code=78), "set OTEL_EXPORTER_OTLP_ENDPOINT")
+    one_sentence(harness.here("export", RUN, "--to", "parquet", "--follow", code=2), "give --to otel")
+    one_sentence(harness.here("export", RUN, "--to", "otel", "--follow", code=78), "set OTEL_EXPORTER_OTLP_ENDPOINT")
 
 
 def test_a_report_is_one_page_that_loads_nothing(place: tuple[CliHarness, dict[str, str]]) -> None:
     harness, _ = place
-    harness.evolog("report", RUN)
+    harness.here("report", RUN)
     page = (harness.folder / f"{RUN}.html").read_text()
     assert page.count('src="data:image/png;base64,') == page.count("src=") == 3
     assert "http:" not in page.replace("http-equiv", "") and "https:" not in page
     for words in ("Final table", "What each lever did", "evolog replay ./exported --expect", "default-src 'none'"):
         assert words in page, words
-    harness.evolog("report", RUN, "--format", "md", "-o", "paper/appendix.md")
+    harness.here("report", RUN, "--format", "md", "-o", "paper/appendix.md")
     names = sorted(path.name for path in (harness.folder / "paper").iterdir())
     assert names == ["appendix-cross-play.png", "appendix-generations.png", "appendix-moves.png", "appendix.md"]
     assert "](appendix-moves.png)" in (harness.folder / "paper" / "appendix.md").read_text()

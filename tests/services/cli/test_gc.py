@@ -45,7 +45,7 @@ def place(tmp_path: Path) -> Iterator[CliHarness]:
 
 def test_it_says_what_would_be_freed_and_what_would_go_and_frees_only_when_told(place: CliHarness) -> None:
     blobs, directory = Blobs(place.node.blobs), place.node.directory
-    said = place.evolog("gc").out.splitlines()
+    said = place.here("gc").out.splitlines()
     assert said[0].startswith(f"{RUN}: 5 optimiser states, 0 needed to go on, 5 can be freed (")
     assert said[1].startswith("  goes: performing 2 of 2 rounds of training again") and "3.2, 5.2" in said[1]
     assert said[2] == "  goes: forks that may train, at sequences 64 to 88, 104 to 106, 123 to 147"

@@ -5,7 +5,7 @@ out who cannot see well (axe-core's serious and critical findings).
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,29 +109,34 @@ def test_every_page_works_in_a_browser(browser: Any, tmp_path: Path, hostile: bo
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (380, "dark")])
-def test_a_run_that_goes_on_is_followed_without_a_reload(browser: Any, tmp_path: Path, width: int, scheme: str) -> None:
-    with running(tmp_path) as system, served(system.node.directory) as base:
+def test_a_run_that_goes_on_is_followed_without_a_reload(browser: Any, tmp_path: Path) -> None:
+    """By two who watch it at once, on a wide screen and on a narrow one."""
+    looks = ((1200, "light"), (380, "dark"))
+    with running(tmp_path) as system, served(system.node.directory) as base, ExitStack() as open_pages:
         system.order("--generations", "8")
-        with watched_page(browser, width, scheme) as (page, wrong):
+        watched = [open_pages.enter_context(watched_page(browser, *look)) for look in looks]
+        for page, _ in watched:
             page.goto(f"{base}/?token={TOKEN}")
             page.wait_for_selector(f"a[href='/runs/{RUN}']")  # the list renews itself
             page.goto(f"{base}/runs/{RUN}")
             page.evaluate("window.sameDocument = true")
             page.wait_for_selector("table a[href$='/candidates/0']")
-            before = page.locator("table a[href*='/candidates/']").count()
-            page.locator("table a[href*='/candidates/']").nth(before).wait_for()
+        before = [page.locator("table a[href*='/candidates/']").count() for page, _ in watched]
+        for (page, _), count in zip(watched, before, strict=True):
+            page.locator("table a[href*='/candidates/']").nth(count).wait_for()
             assert page.evaluate("window.sameDocument"), "the page was loaded anew"
+        with client(system.node.directory) as asked:
+            all_addresses = addresses(asked, RUN)
+        for (width, _), (page, wrong) in zip(looks, watched, strict=True):
             other = page.context.new_page()
-            other.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-            with client(system.node.directory) as asked:
-                all_addresses = addresses(asked, RUN)
+            other.on("pageerror", lambda error, wrong=wrong: wrong.append(f"error: {error}"))
             for address in all_addresses:
                 other.goto(base + address)
                 wrong += faults(other, address, width)
+        for page, wrong in watched:
             page.wait_for_selector(".state-finished")
             assert page.evaluate("window.sameDocument"), "the page was loaded anew"
-        assert not wrong, "\n".join(wrong)
+            assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.long

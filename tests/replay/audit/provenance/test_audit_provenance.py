@@ -43,6 +43,7 @@ from tests.harness.audited_facts import (
     rollout_request,
     scored,
 )
+from tests.harness.few import few
 from tests.harness.paths import HISTORIES, TASKS
 
 RUN = "r"
@@ -780,13 +781,13 @@ def test_nothing_is_found_in_recorded_runs(name: str) -> None:
         assert {check: findings for check, findings in found.items() if findings} == {}
 
 
-@pytest.mark.parametrize("first", [0, *(pytest.param(first, marks=pytest.mark.slow) for first in (1, 2, 3))])
+@pytest.mark.parametrize("first", few(range(8), 0))
 def test_nothing_is_found_in_whole_runs_with_their_blobs(first: int) -> None:
     pytest.importorskip("torch")
     from tests.harness.stand_ins import SETTINGS
     from tests.simulation.simulation import System
 
-    for setting in SETTINGS[first::4]:
+    for setting in SETTINGS[first::8]:
         with tempfile.TemporaryDirectory(prefix="evolog-") as folder:
             system = System(setting, None, Path(folder))
             system.run()

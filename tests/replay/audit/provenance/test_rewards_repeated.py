@@ -163,7 +163,9 @@ HONEST: dict[str, tuple[Score | None, Policy, dict[str, int]]] = {
 
 
 @pytest.mark.parametrize("name", HONEST)
-@pytest.mark.parametrize("seeds", [15, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "seeds", [15, pytest.param(60, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.long)]
+)
 def test_an_honest_verifier_is_not_named(name: str, seeds: int) -> None:
     score, answer, size = HONEST[name]
     flagged = [seed for seed in range(seeds) if rewards_repeated(run_of(seed, score or noise(seed), answer, **size))]
