@@ -2,9 +2,9 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt \
   --editable
+WORKERS ?= 3
 # In tests/conftest.py's order: what takes longest first.
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
-WORKERS ?= 3
 RUN_FLAGS ?=
 SEEDS ?= 10000
 SEED ?= 0
