@@ -26,8 +26,8 @@ from replay.history import EventProgress, History
 from runtime.log.port import Stored, require_contiguous
 from runtime.run.controller import uncollected
 
-PAGE_SIZE = 60_000
-COMMIT_ROWS, COMMIT_BYTES = 240_000, 512 * 1024 * 1024
+PAGE_SIZE = 20_000
+COMMIT_ROWS, COMMIT_BYTES = 250_000, 512 * 1024 * 1024
 """A transaction is committed when it holds that many rows or bytes: DuckDB writes large ones to the disk once, small
 ones twice.
 """
