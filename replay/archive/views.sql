@@ -231,7 +231,7 @@ WITH RECURSIVE past(run, holder, last) AS (
 ), halted AS (
     SELECT run, max(p.seq) > coalesce(max(r.seq), 0) AS paused FROM run_paused p LEFT JOIN run_resumed r USING (run) GROUP BY run
 ), latest AS (
-    SELECT run, max(time) AS time FROM events WHERE run NOT IN (SELECT run FROM run_finished) GROUP BY run
+    SELECT run, max(time) AS time FROM events GROUP BY run
 )
 SELECT s.run, s.task, s.policy, s.agent, s.strategy, s.seed, s.levers,
     CASE WHEN f.run IS NULL THEN CASE WHEN h.paused THEN 'paused' ELSE 'running' END

@@ -4,8 +4,9 @@ What the auditor measures is in neither, so no answer can hold gold. Each answer
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -48,13 +49,9 @@ class RunReader(NamedTuple):
         """The runs, the latest first, and the names of those that are here as files alone."""
         columns = "run, task, policy, agent, seed, levers, state, reason, started, generations, first_score, score"
         sql = f"SELECT {columns}, rollouts, tokens FROM runs ORDER BY started DESC, run OFFSET {max(0, offset)}"
-        limit = max(1, min(limit, MOST_ROWS))
-        result, more = first_rows(self.node.directory, sql, limit)
-        found: dict[str, Any] = {"columns": list(result.columns), "rows": _objects(result)}
-        if files := imported_runs(self.node):
-            found["imported"] = files
-            found["note"] = f"Imported runs are not in the archive: {_OF_FILES}."
-        return fitted(found, "rows", more=more, limit=limit)
+        files = imported_runs(self.node)
+        note = f"Imported runs are not in the archive: {_OF_FILES}."
+        return self._answer(sql, limit, {"imported": files, "note": note} if files else {})
 
     def show_run(self, name: str) -> str:
         """One run: what was ordered, how it stands, and its generations."""
@@ -237,10 +234,11 @@ class RunReader(NamedTuple):
     def _rows(self, sql: str) -> list[dict[str, Any]]:
         return _objects(first_rows(self.node.directory, sql, MOST_ROWS)[0])
 
-    def _answer(self, sql: str, limit: int) -> str:
+    def _answer(self, sql: str, limit: int, also: Mapping[str, object] = MappingProxyType({})) -> str:
         limit = max(1, min(limit, MOST_ROWS))
         result, more = first_rows(self.node.directory, sql, limit)
-        return fitted({"columns": list(result.columns), "rows": _objects(result)}, "rows", more=more, limit=limit)
+        found = {"columns": list(result.columns), "rows": _objects(result), **also}
+        return fitted(found, "rows", more=more, limit=limit)
 
 
 def fitted(answer: dict[str, Any], part: str, *, more: bool = False, limit: int = 0) -> str:
