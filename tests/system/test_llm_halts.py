@@ -17,6 +17,7 @@ pytest.importorskip("openai")
 pytest.importorskip("peft")
 
 from events.choice import AgentCalled, TrialFinished
+from events.rollouts import TrajectoryRecorded
 from events.run import RunPaused
 from runtime.log.port import readable
 
@@ -79,4 +80,5 @@ def test_a_run_waits_for_its_key_and_burns_no_generation(tmp_path: Path, provide
     calls = [fact for fact in events if isinstance(fact, AgentCalled)]
     assert [one.status for one in calls] == ["answered"] * 5
     assert [one.attempts for one in calls] == [2, 2, 1, 1, 1] and calls[0].prompt_tokens is None
-    assert report["rollouts"] == sum(row["rollouts"] for row in report["generations"]) + 1  # and that of the trial
+    recorded = sum(isinstance(fact, TrajectoryRecorded) for fact in events)
+    assert report["rollouts"] == sum(row["rollouts"] for row in report["generations"]) == recorded + 1  # the trial's
