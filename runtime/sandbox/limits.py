@@ -222,22 +222,23 @@ def _deleted(processes: Sequence[int]) -> dict[tuple[int, int], int]:
     for process in processes:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             for thread in os.listdir(f"/proc/{process}/task"):  # each may have descriptors of its own
-                for descriptor in _descriptors(f"/proc/{process}/task/{thread}"):
-                    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                        held = os.stat(descriptor)
-                        if stat.S_ISREG(held.st_mode) and not held.st_nlink:
-                            sizes[held.st_dev, held.st_ino] = held.st_blocks * 512
+                sizes.update(_held_deleted(f"/proc/{process}/task/{thread}"))
     return sizes
 
 
-def _descriptors(thread: str) -> list[str]:
-    """The open files of a thread, by their path in /proc; none of one that is ending, which has no memory any more."""
+def _held_deleted(thread: str) -> dict[tuple[int, int], int]:
+    """The same of one thread, by its folder in /proc; none of one that ends meanwhile, which has no memory any more."""
+    sizes = {}
     try:
-        return [f"{thread}/fd/{name}" for name in os.listdir(f"{thread}/fd")]
+        for name in os.listdir(f"{thread}/fd"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                held = os.stat(f"{thread}/fd/{name}")
+                if stat.S_ISREG(held.st_mode) and not held.st_nlink:
+                    sizes[held.st_dev, held.st_ino] = held.st_blocks * 512
     except PermissionError:
         if int(_stat(thread)[20]):
             raise
-        return []
+    return sizes
 
 
 def _entries(folder: Path | str) -> Iterator[os.DirEntry[str]]:

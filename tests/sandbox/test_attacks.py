@@ -2,6 +2,7 @@
 left.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -17,7 +18,7 @@ import pytest
 from runtime.rollouts.host import AttemptOutcome, ScaffoldData, ScaffoldLimits, ScaffoldProcess, ScaffoldStopped
 from runtime.rollouts.openai import relay
 from runtime.sandbox.launch import Command, Confined
-from runtime.sandbox.limits import Watchdog, _proportional, tree
+from runtime.sandbox.limits import Watchdog, _held_deleted, _proportional, tree
 from tests.harness.polling import wait_until
 from tests.harness.programs import LOOKS_AT_OTHERS
 from tests.sandbox import holder
@@ -343,6 +344,27 @@ def test_what_cannot_be_watched_is_killed(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_kernel_that_says_too_little_has_resident_pages_counted(tmp_path: Path) -> None:
     (tmp_path / "smaps_rollup").write_text("0-1 ---p 00000000 00:00 0 [rollup]\nRss: 8 kB\n")
     assert _proportional({str(tmp_path): 8192, str(tmp_path / "ended"): 4096}, 100) == 8292
+
+
+@pytest.mark.parametrize("denied", ["fd", "fd/0"])
+@pytest.mark.parametrize("virtual_size", [0, 4096])
+def test_a_thread_that_hides_what_it_holds_has_ended_or_stops_the_sandbox(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, denied: str, virtual_size: int
+) -> None:
+    (tmp_path / "fd").mkdir()
+    (tmp_path / "fd/0").touch()
+    (tmp_path / "stat").write_text(f"7 (python) S {'0 ' * 19}{virtual_size} 0\n")
+    real_stat, real_listdir = os.stat, os.listdir
+
+    def checked(path: str) -> str:
+        if str(path) == str(tmp_path / denied):
+            raise PermissionError
+        return path
+
+    monkeypatch.setattr(os, "listdir", lambda path: real_listdir(checked(path)))
+    monkeypatch.setattr(os, "stat", lambda path, **options: real_stat(checked(path), **options))
+    with pytest.raises(PermissionError) if virtual_size else contextlib.nullcontext():
+        assert _held_deleted(str(tmp_path)) == {}
 
 
 def test_one_process_cannot_take_more_memory_than_allowed(sandbox: Sandbox) -> None:
