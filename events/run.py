@@ -107,6 +107,10 @@ class RunStarted(Fact, frozen=True, kw_only=True):
     """
     refills: int = 0
     """How often, at most, the groups of a training round that tie are played again."""
+    max_lag: int = 0
+    """How many versions, at most, the adapter that plays a training round's rollouts may be behind the one that they
+    train; 0: no rollouts are made for the next round while this one is trained.
+    """
     schedule: Schedule = "agent"
     """Who chooses the lever."""
     owner: str = ""

@@ -36,6 +36,7 @@ SETTINGS = (
     "generations",
     "group_size",
     "levers",
+    "max_lag",
     "max_tokens",
     "on_drift",
     "policy",

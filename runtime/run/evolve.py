@@ -38,6 +38,7 @@ from events.weights import (
 )
 from runtime.run.fork import forked
 from runtime.run.state import (
+    AskedRound,
     Candidate,
     Flight,
     Phase,
@@ -143,8 +144,8 @@ def evolve(state: RunState, event: Event) -> RunState:
         # rollouts and weights
         case RolloutsRequested(generation=generation) as requested:
             return with_flight(state, _with_request(state.flights[generation], event.id, requested))
-        case TrainingBatchSealed(generation=generation):
-            return with_flight(state, _with_batch(state, state.flights[generation]))
+        case TrainingBatchSealed(generation=generation) as sealed:
+            return with_flight(state, _with_batch(state, state.flights[generation], sealed))
         case AdapterPublished(generation=generation, round=number, state=left):
             return _in_update(state, generation, number, ("training",), "serving", published_state=left)
         case AdapterServed(generation=generation, round=number, adapter=adapter):
@@ -200,9 +201,16 @@ def _with_result(state: RunState, request: str, key: tuple[str, int], result: Sc
         shard = flight.shards.get(request)
         if shard is not None and key not in shard.results:
             shard = ShardProgress(shard.requested, {**shard.results, key: result})
-            shards = {**flight.shards, request: shard}
-            return with_flight(state, replace(flight, shards=shards, waiting=flight.waiting - shard.complete))
+            flight = replace(flight, shards={**flight.shards, request: shard}, waiting=flight.waiting - shard.complete)
+            return with_flight(state, _with_arrival(flight, request) if shard.complete else flight)
     return state
+
+
+def _with_arrival(flight: Flight, request: str) -> Flight:
+    update = flight.update
+    if update is None or not update.max_lag:
+        return flight
+    return replace(flight, update=replace(update, arrived=(*update.arrived, request)))
 
 
 def _with_parent(state: RunState, run: str, selected: ParentSelected) -> RunState:
@@ -270,8 +278,9 @@ def _with_change(
             return _with_candidate(flight, run, scaffold, "scaffold", parent.adapter, parent.optimizer_state)
         case ScaffoldProposed(scaffold=scaffold):
             return _with_candidate(flight, run, scaffold, "scaffold" if flight.generation else "start", "", "")
-        case WeightUpdateRequested() if parent:
-            update = WeightUpdate(change, parent.adapter, parent.adapter, parent.optimizer_state)
+        case WeightUpdateRequested() if parent and state.started:
+            lag = 0 if change.hints else state.started.max_lag
+            update = WeightUpdate(change, parent.adapter, parent.adapter, parent.optimizer_state, lag)
             return in_phase(flight, "round_done", update=update)
         case ChildRunRequested() if parent and state.started:
             limit, least = child_limit(flight, change, state.started), evaluation_cost(state.started)
@@ -304,7 +313,8 @@ def _with_child(flight: Flight, run: str, ended: ChildRunFinished) -> Flight:
 
 
 def _with_request(flight: Flight, id: str, requested: RolloutsRequested) -> Flight:
-    flight = in_phase(flight, "playing", waiting=flight.waiting + 1)
+    phase: Phase = flight.phase if flight.phase in ("training", "serving") else "playing"
+    flight = in_phase(flight, phase, waiting=flight.waiting + 1)
     if flight.reissued:
         return _with_reissue(flight, id, requested)
     rollouts = len(requested.items) * requested.attempts
@@ -317,8 +327,13 @@ def _with_request(flight: Flight, id: str, requested: RolloutsRequested) -> Flig
             round=number,
             refills=requested.refill,
             rollouts=update.rollouts + rollouts,
-            requests={**update.requests, number: (*update.requests.get(number, ()), id)},
         )
+        if update.max_lag:
+            asked = update.asked.get(number, AskedRound(update.trained))
+            asked = asked._replace(rollouts=asked.rollouts + rollouts)
+            update = replace(update, asked={**update.asked, number: asked})
+        else:
+            update = replace(update, requests={**update.requests, number: (*update.requests.get(number, ()), id)})
     return replace(
         flight,
         rechecked=flight.rechecked or requested.purpose == "recheck",
@@ -347,11 +362,35 @@ def _with_reissue(flight: Flight, id: str, requested: RolloutsRequested) -> Flig
     )
 
 
-def _with_batch(state: RunState, flight: Flight) -> Flight:
+def _with_batch(state: RunState, flight: Flight, sealed: TrainingBatchSealed) -> Flight:
+    """The requests of a batch are history. Of the others those stay that the next batch may have; what comes of the
+    rest comes too late.
+    """
     assert state.started and flight.update
-    solved = solved_items(flight, state.started.solved)
-    update = replace(flight.update, solved=flight.update.solved | solved, hinted=False, refills=0)
-    return in_phase(flight, "training", update=update, history={**flight.history, **flight.shards}, shards={})
+    update = flight.update
+    taken = {id: shard for id, shard in flight.shards.items() if not update.max_lag or id in sealed.requests}
+    if update.max_lag:
+        update = replace(update, requests={**update.requests, sealed.round: tuple(taken)})
+    update = replace(
+        update,
+        solved=update.solved | solved_items(taken, state.started.solved),
+        hinted=False,
+        refills=0,
+        sealed=sealed.round,
+    )
+    left = {
+        id: shard
+        for id, shard in flight.shards.items()
+        if id not in taken and sealed.round - update.asked[shard.requested.round].trained <= update.max_lag
+    }
+    return in_phase(
+        flight,
+        "training",
+        update=replace(update, arrived=tuple(id for id in update.arrived if id in left)),
+        history={**flight.history, **taken},
+        shards=left,
+        waiting=sum(not shard.complete for shard in left.values()),
+    )
 
 
 def _in_update(
@@ -359,10 +398,11 @@ def _in_update(
 ) -> RunState:
     """The state after an answer to a round of training, if it is waited for."""
     flight = state.flights.get(generation)
-    if flight is None or flight.update is None or flight.phase not in phases or number != flight.update.round:
+    if flight is None or flight.update is None or flight.phase not in phases or number != flight.update.sealed:
         return state
     if "adapter" in changes:
-        changes["optimizer_state"] = flight.update.published_state
+        changes |= {"optimizer_state": flight.update.published_state, "trained": number}
+        phase = "playing" if flight.update.max_lag else phase
     return with_flight(state, in_phase(flight, phase, update=replace(flight.update, **changes)))
 
 
@@ -370,7 +410,7 @@ def _with_finished_update(flight: Flight, run: str, finished: WeightUpdateFinish
     update = flight.update
     assert update and flight.parent
     scaffold = flight.parent.scaffold
-    flight = replace(flight, update=None, history={})
+    flight = replace(flight, update=None, history={}, shards={}, waiting=0)
     if finished.adapter == update.parent_adapter:
         return in_phase(flight, "failed", reason=f"the update changed nothing: {finished.reason}")
     return _with_candidate(flight, run, scaffold, "weights", finished.adapter, update.optimizer_state)
@@ -456,13 +496,13 @@ def mean_rewards(shards: Mapping[str, ShardProgress], *purposes: str, round: int
     return {item: sum(rewards) / len(rewards) for item, rewards in found.items()}
 
 
-def solved_items(flight: Flight, least: float | None) -> frozenset[str]:
-    """The train items of the requests under way that were solved, and without a hint."""
+def solved_items(shards: Mapping[str, ShardProgress], least: float | None) -> frozenset[str]:
+    """The train items of these requests that were solved, and without a hint."""
     if least is None:
         return frozenset()
     return frozenset(
         item
-        for shard in flight.shards.values()
+        for shard in shards.values()
         if shard.requested.purpose == "train"
         for (item, _), result in shard.results.items()
         if result is not None and result.reward >= least

@@ -17,7 +17,7 @@ from runtime.run.batch import batch_digest
 from runtime.run.child import child_name
 from runtime.run.evolve import solved_items
 from runtime.run.looks import asked_items, first_items, stage
-from runtime.run.requests import Rollouts, affordable, requests
+from runtime.run.requests import Folds, Rollouts, affordable, requests
 from runtime.run.state import Flight, RunState, ShardProgress, WeightUpdate, child_limit, draw_seed, evaluation_cost
 
 
@@ -30,19 +30,21 @@ def step(state: RunState, flight: Flight, started: RunStarted, version: int) -> 
             return _evaluation(flight, started)
         case "reissue":
             return list(flight.reissued.values())
+        case "playing" | "training" | "serving" if flight.update and flight.update.max_lag:
+            return _lagging(flight, flight.update, started)
         case "playing" if flight.waiting:
             return []
         case "playing" if flight.update:
             return (
                 _refills(flight, flight.update, started, version)
                 or _hints(flight, flight.update, started)
-                or [_sealed_batch(flight, flight.update, started)]
+                or [_sealed_batch(flight, flight.update, started, flight.update.round)]
             )
         case "playing":
             return stage(flight, started)
         case "seal":
             assert flight.update
-            return [_sealed_batch(flight, flight.update, started)]
+            return [_sealed_batch(flight, flight.update, started, flight.update.sealed)]
         case "round_done":
             return _next_round(flight, started)
         case "nest":
@@ -70,31 +72,82 @@ def _evaluation(flight: Flight, started: RunStarted) -> list[RolloutsRequested]:
     ]
 
 
-def _next_round(flight: Flight, started: RunStarted) -> list[Fact]:
-    update = flight.update
-    assert update and flight.parent
-    number = update.round + 1
+def _lagging(flight: Flight, update: WeightUpdate, started: RunStarted) -> Sequence[Fact]:
+    """Where rollouts may lag: a batch, once one may be trained and as many attempts as its round asked for are there,
+    or all that will come; else the rollouts of a further round, unless its batch would be too far from their adapter.
+    """
+    free = flight.phase == "playing"
+    if free and (batch := _first_arrived(flight, update)):
+        return [_sealed_batch(flight, update, started, update.sealed + 1, batch)]
+    folds, reason = _round(flight, update, started)
+    if not reason:
+        size = started.group_size * sum(len(items) for _, items in folds)
+        under_way = (update.sealed - update.trained) * size + sum(map(_attempts, flight.shards.values()))
+        return _train_requests(flight, update, started, folds) if under_way <= update.max_lag * size else []
+    if not free or flight.waiting:
+        return []
+    if update.arrived:
+        return [_sealed_batch(flight, update, started, update.sealed + 1, _as_asked(flight, update.arrived))]
+    return _next_round(flight, started)
+
+
+def _first_arrived(flight: Flight, update: WeightUpdate) -> list[str]:
+    """The requests that were complete first, as many as the next batch is to have, in the order in which they were
+    asked for; none while there are fewer.
+    """
+    asked, taken = update.asked.get(update.sealed + 1), 0
+    for place, id in enumerate(update.arrived, 1):
+        taken += _attempts(flight.shards[id])
+        if asked and taken >= asked.rollouts:
+            return _as_asked(flight, update.arrived[:place])
+    return []
+
+
+def _as_asked(flight: Flight, ids: Sequence[str]) -> list[str]:
+    """The requests in the order in which they were asked for, so that a batch runs from old adapters to new ones."""
+    return [id for id in flight.shards if id in ids]
+
+
+def _attempts(shard: ShardProgress) -> int:
+    return len(shard.requested.items) * shard.requested.attempts
+
+
+def _round(flight: Flight, update: WeightUpdate, started: RunStarted) -> tuple[Folds, str]:
+    """The items of a further round, or why there is none."""
     folds = [
         (fold, tuple(item for item in items if update.requested.resample == "all" or item not in update.solved))
         for fold, items in enumerate(started.items.folds)
     ]
     cost = started.group_size * sum(len(items) for _, items in folds)
     if update.end_reason:
-        reason = update.end_reason
-    elif number > update.requested.rounds:
-        reason = f"all {update.requested.rounds} rounds are done"
-    elif not cost:
-        reason = "every train item is solved"
-    elif not affordable(flight, cost + evaluation_cost(started)):
-        reason = f"the budget has no room for {cost} more rollouts"
-    else:
-        rollouts = Rollouts("train", number, flight.parent.scaffold, update.adapter, started.group_size, 1.0)
-        return list(requests(flight, started, rollouts, folds))
+        return folds, update.end_reason
+    if update.round >= update.requested.rounds:
+        return folds, f"all {update.requested.rounds} rounds are done"
+    if not cost:
+        return folds, "every train item is solved"
+    if not affordable(flight, cost + evaluation_cost(started)):
+        return folds, f"the budget has no room for {cost} more rollouts"
+    return folds, ""
+
+
+def _train_requests(flight: Flight, update: WeightUpdate, started: RunStarted, folds: Folds) -> list[RolloutsRequested]:
+    assert flight.parent
+    scaffold, number = flight.parent.scaffold, update.round + 1
+    rollouts = Rollouts("train", number, scaffold, update.adapter, started.group_size, temperature=1.0)
+    return requests(flight, started, rollouts, folds)
+
+
+def _next_round(flight: Flight, started: RunStarted) -> Sequence[Fact]:
+    update = flight.update
+    assert update
+    folds, reason = _round(flight, update, started)
+    if not reason:
+        return _train_requests(flight, update, started, folds)
     return [
         WeightUpdateFinished(
             generation=flight.generation,
             adapter=update.adapter,
-            rounds=update.round,
+            rounds=update.sealed,
             rollouts=update.rollouts,
             solved=len(update.solved),
             reason=reason,
@@ -149,7 +202,7 @@ def _hints(flight: Flight, update: WeightUpdate, started: RunStarted) -> list[Ro
     """One attempt at each item this round did not solve, hinted with the true answer; none if not ordered, already made
     or too dear.
     """
-    solved = solved_items(flight, started.solved)
+    solved = solved_items(flight.shards, started.solved)
     folds = [
         (fold, tuple(item for item in items if item not in solved)) for fold, items in _items_by_fold(flight.shards)
     ]
@@ -165,11 +218,16 @@ def _items_by_fold(shards: Mapping[str, ShardProgress]) -> list[tuple[int, tuple
     return [(shard.requested.fold, shard.requested.items) for shard in shards.values() if not shard.requested.refill]
 
 
-def _sealed_batch(flight: Flight, update: WeightUpdate, started: RunStarted) -> TrainingBatchSealed:
-    """The batch of the round that has just ended, over the rounds that the update's memory covers."""
+def _sealed_batch(
+    flight: Flight, update: WeightUpdate, started: RunStarted, number: int, own: Sequence[str] = ()
+) -> TrainingBatchSealed:
+    """The batch of a round, over the rounds that the update's memory covers; `own` are its own requests, unless they
+    are known.
+    """
     everything = {**flight.history, **flight.shards}
-    rounds = range(1, update.round + 1) if update.requested.memory == "update" else [update.round]
-    requests = tuple(request for number in rounds for request in update.requests[number])
+    of_rounds = {**update.requests, number: tuple(own) or update.requests[number]}
+    rounds = range(1, number + 1) if update.requested.memory == "update" else [number]
+    requests = tuple(request for covered in rounds for request in of_rounds[covered])
     results = [
         everything[request].results[item, attempt]
         for request in requests
@@ -179,12 +237,12 @@ def _sealed_batch(flight: Flight, update: WeightUpdate, started: RunStarted) -> 
     scored = [result for result in results if result is not None]
     return TrainingBatchSealed(
         generation=flight.generation,
-        round=update.round,
+        round=number,
         algorithm=started.algorithm or update.requested.algorithm,
         hyper=update.requested.hyper if started.algorithm in ("", update.requested.algorithm) else {},
         parent_adapter="" if update.requested.restart else update.adapter,
         parent_state="" if update.requested.restart else update.optimizer_state,
-        training_seed=derive_seed(draw_seed(started), "training", flight.generation, update.round),
+        training_seed=derive_seed(draw_seed(started), "training", flight.generation, number),
         requests=requests,
         trajectories=len(scored),
         digest=batch_digest(scored),

@@ -73,16 +73,36 @@ def _with_forked(state: RunState, before: RunStarted, started: RunStarted, fligh
                 flight = replace(flight, grant=None)
             return _reopened(landed(state, flight), flight)
         case "playing":
-            unanswered = {id: shard.requested for id, shard in flight.shards.items() if not shard.complete}
-            phase: Phase = "reissue" if unanswered else "playing"
-            flight = in_phase(flight, phase, reissued=unanswered, waiting=0)
+            flight = _to_be_reissued(flight)
         case "training" | "serving":
-            flight = in_phase(flight, "seal")
+            flight = _unsealed(flight)
         case "evaluate" | "reissue" | "seal" | "round_done" | "nest" | "failed":
             pass  # at a barrier, from which the fork decides by itself
         case _:
             assert_never(flight.phase)
     return with_flight(state, flight)
+
+
+def _to_be_reissued(flight: Flight) -> Flight:
+    unanswered = {id: shard.requested for id, shard in flight.shards.items() if not shard.complete}
+    phase: Phase = "reissue" if unanswered else "playing"
+    return in_phase(flight, phase, reissued=unanswered, waiting=0)
+
+
+def _unsealed(flight: Flight) -> Flight:
+    """The generation about to seal its last batch again; where rollouts may lag, with all that has come since."""
+    update = flight.update
+    assert update
+    if not update.max_lag:
+        return in_phase(flight, "seal")
+    own = {id: flight.history[id] for id in update.requests[update.sealed]}
+    flight = replace(
+        flight,
+        shards={**own, **flight.shards},
+        history={id: shard for id, shard in flight.history.items() if id not in own},
+        update=replace(update, sealed=update.sealed - 1, arrived=(*own, *update.arrived)),
+    )
+    return _to_be_reissued(flight)
 
 
 def _reopened(state: RunState, flight: Flight) -> RunState:

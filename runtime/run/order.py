@@ -55,6 +55,7 @@ class Search(NamedTuple):
     recheck: int = 0
     refills: int = 0
     schedule: Schedule = "agent"
+    max_lag: int = 0
 
 
 class RunOrder(NamedTuple):
@@ -243,11 +244,11 @@ def largest_decision(started: RunStarted) -> int:
     evaluation = shards(dev, 1) + sum(shards(len(items), group) for items in started.items.probe)
     a_round = sum(shards(len(items), group) for items in started.items.folds)
     second_look = 2 * shards(dev, started.recheck) if started.recheck else 0
-    return started.width * max(evaluation, a_round) + second_look + 2 * started.width + 4
+    return started.width * max(evaluation, a_round * (1 + started.max_lag)) + second_look + 2 * started.width + 4
 
 
 def require_playable(task: str, started: RunStarted) -> None:
-    """Raise `Misconfigured` for a task with too many items, and `UsageError` for first items that cannot be played."""
+    """Raise `Misconfigured` for a task with too many items, and `UsageError` for a search that cannot be played."""
     folds, width = started.items.folds, started.width
     largest = max(len(started.items.dev), *map(len, folds))
     if started.submissions and largest > BATCH_LIMIT:
@@ -257,10 +258,17 @@ def require_playable(task: str, started: RunStarted) -> None:
         )
     largest = largest_decision(started)
     if largest >= BATCH_LIMIT:
-        less = "a smaller --width or --recheck" if width > 1 or started.recheck else "fewer items"
+        flags = {"--width": width > 1, "--recheck": started.recheck, "--max-lag": started.max_lag}
+        less = " or ".join(flag for flag, given in flags.items() if given)
+        less = f"a smaller {less}" if less else "fewer items"
         raise Misconfigured(
             f"Task {task!r} has {len(started.items.dev)} dev and {sum(map(len, folds))} train items, and one decision "
             f"may take {largest} events, for {width} at once; at most {BATCH_LIMIT - 1} fit one: use {less}."
+        )
+    if started.refills and started.max_lag:
+        raise UsageError(
+            "With --max-lag a batch takes the rollouts that are there first, and --refills wants a whole round before "
+            "it plays any again: give one of the two."
         )
     if started.submissions and started.first_items:
         raise UsageError(

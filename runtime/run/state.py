@@ -90,6 +90,13 @@ class ShardProgress(msgspec.Struct, frozen=True):
         return len(self.results) == len(self.requested.items) * self.requested.attempts
 
 
+class AskedRound(NamedTuple):
+    """A round's rollouts: the last round that was trained when they were asked for, and how many they are."""
+
+    trained: int
+    rollouts: int = 0
+
+
 class WeightUpdate(msgspec.Struct, frozen=True):
     """A weight update that is under way."""
 
@@ -97,15 +104,27 @@ class WeightUpdate(msgspec.Struct, frozen=True):
     parent_adapter: str
     adapter: str
     optimizer_state: str
+    max_lag: int = 0
+    """How many versions its rollouts may be behind the adapter that they train; 0: none is made while one is trained.
+    """
     published_state: str = ""
     """The optimiser state of the adapter that waits to be served."""
     round: int = 0
+    """The last round of which rollouts were asked for."""
+    sealed: int = 0
+    """The last round of which a batch was sealed."""
+    trained: int = 0
+    """The last round of which an adapter is served."""
+    asked: Mapping[int, AskedRound] = {}
+    """Where rollouts may lag: the rounds of which rollouts were asked for."""
+    arrived: tuple[str, ...] = ()
+    """Where rollouts may lag: the complete requests that no batch has yet, in the order in which they were complete."""
     hinted: bool = False
     """Whether this round's unsolved items are being played with hints, or have been."""
     refills: int = 0
     """How often this round's groups that tie were played again."""
     requests: Mapping[int, tuple[str, ...]] = {}
-    """The requests of each round."""
+    """The requests of each round; where rollouts may lag, those of each round's batch."""
     solved: frozenset[str] = frozenset()
     rollouts: int = 0
     end_reason: str = ""

@@ -110,8 +110,8 @@ class Assignments(Names):
         from services.cli.options import CHANGEABLE
 
         flags = (*(flag for flag, _ in CHANGEABLE), "--budget", "--generations", "--max-tokens", "--width")
-        more = ("--strategy", "--schedule", "--first-items", "--recheck", "--refills", "--on-drift")
-        return sorted(f"{flag.removeprefix('--').replace('-', '_')}=" for flag in (*flags, *more))
+        search = ("--strategy", "--schedule", "--first-items", "--recheck", "--refills", "--max-lag")
+        return sorted(f"{flag.removeprefix('--').replace('-', '_')}=" for flag in (*flags, *search, "--on-drift"))
 
 
 VALUES: Mapping[str, Names] = {

@@ -23,8 +23,8 @@ from services.cli.options import as_json, directory, examples, fork_options, pre
     "settings",
     multiple=True,
     metavar="KEY=VALUE",
-    help="What goes another way: agent, algorithm, budget, first_items, generations, group_size, levers, max_tokens, "
-    "on_drift, policy, recheck, refills, schedule, strategy, verifier or width.",
+    help="What goes another way: agent, algorithm, budget, first_items, generations, group_size, levers, max_lag, "
+    "max_tokens, on_drift, policy, recheck, refills, schedule, strategy, verifier or width.",
 )
 @fork_options
 @click.option("--name", default="", help="The fork's name; by default made from its parent's.")

@@ -217,6 +217,13 @@ def search_options(function: Function) -> Function:
             help="How often a training round plays the groups again whose attempts all tie.",
         ),
         click.option(
+            "--max-lag",
+            type=click.IntRange(*BOUNDS["max_lag"]),
+            default=0,
+            show_default=True,
+            help="How many versions the adapter that plays may be behind the one that is trained; 0: they take turns.",
+        ),
+        click.option(
             "--recheck",
             type=click.IntRange(*BOUNDS["recheck"]),
             default=0,

@@ -82,6 +82,7 @@ def _settings(order: RunOrder, started: RunStarted) -> dict[str, str | int]:
         "first_items": started.first_items,
         "recheck": started.recheck,
         "refills": started.refills,
+        "max_lag": started.max_lag,
         "on_drift": next(name for name, action in ON_DRIFT.items() if action == started.on_drift),
         "sandbox": order.sandbox or "auto",
     }
