@@ -222,6 +222,13 @@ def wide_run(run: str = RUN, order: int = 1) -> list[Stored]:
     return log.go_on(random=Random(order)).messages
 
 
+def lagging_run(run: str = RUN, order: int = 1) -> list[Stored]:
+    """A run of six generations whose rollouts are made while earlier ones are trained. Services answer in a drawn order."""
+    log = DecidedLog(run=run)
+    log.say(msgspec.structs.replace(started(generations=6, shard_size=2), max_lag=1))
+    return log.go_on(random=Random(order)).messages
+
+
 def as_history(
     messages: Sequence[Stored], blobs: Path = Path("nowhere"), run: str = RUN, past: Sequence[Stored] = ()
 ) -> History:

@@ -48,6 +48,7 @@ class Setting(NamedTuple):
     first_items: int = 0
     recheck: int = 0
     refills: int = 0
+    max_lag: int = 0
     schedule: Schedule = "agent"
     nested: int = 0
     """The generation that is a run of its own."""
@@ -60,6 +61,11 @@ class Setting(NamedTuple):
     def cut_short(self) -> bool:
         """Whether a clock says when it ends, so that another order of things leads to other decisions."""
         return bool(self.cancelled) or self.budget.seconds is not None
+
+    @property
+    def comparable(self) -> bool:
+        """Whether it decides the same in whatever order things come."""
+        return not self.cut_short and not self.max_lag
 
 
 SETTINGS = (
@@ -91,6 +97,9 @@ SETTINGS = (
     Setting(24, budget=Budget(seconds=4.0)),
     Setting(25, generations=6, strategy="best_of_k", width=4, budget=Budget(seconds=2.0)),
     Setting(26, generations=6, strategy="dgm", width=4, nested=2, budget=Budget(seconds=6.0)),
+    Setting(33, skill=10, levers=("weights",), generations=4, shard_size=6, max_lag=1),
+    Setting(34, levers=("weights",), generations=3, shard_size=6, max_lag=3, damaged=2, rough=5),
+    Setting(35, generations=6, strategy="dgm", width=4, shard_size=6, max_lag=2, budget=Budget(rollouts=260)),
 )
 
 

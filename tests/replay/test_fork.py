@@ -33,7 +33,7 @@ from runtime.run.decide import DECIDER
 from runtime.run.order import Search
 from runtime.run.state import RunState, evaluation_cost
 from tests.harness import generator
-from tests.harness.decided_log import DecidedLog, as_history, long_run, missing_answers, wide_run
+from tests.harness.decided_log import DecidedLog, as_history, lagging_run, long_run, missing_answers, wide_run
 from tests.harness.facts import publisher, started
 from tests.harness.paths import TOY
 
@@ -124,6 +124,46 @@ def test_a_fork_at_any_point_of_several_generations_under_way_ends_as_its_parent
         assert verdicts([*wide[:end], *told.messages]) == verdicts(wide), end
         if end % 5 == 0:
             assert redecide(as_history(told.messages, run=told.run, past=wide[:end])).difference is None
+
+
+def test_a_fork_amid_rollouts_that_lag_seals_its_batch_again_and_asks_again_for_what_was_under_way() -> None:
+    """At any point it goes on to an end, and no batch has rollouts from further back than the lag."""
+    lagging = lagging_run()
+    waiting = 0
+    for end in whole(lagging)[:-1]:
+        past = lagging[:end]
+        before = folded(past)
+        told = forked(past)
+        (flight,) = before.flights.values() or (None,)
+        if flight and flight.update and flight.phase in ("training", "serving"):
+            unanswered = [shard.requested for shard in flight.shards.values() if not shard.complete]
+            waiting += bool(unanswered)
+            assert of(told.messages, RolloutsRequested)[: len(unanswered)] == unanswered, end
+            last = of(past, TrainingBatchSealed)[-1]
+            told.go_on(random=Random(end))
+            again = of(told.messages, TrainingBatchSealed)[0]
+            assert (again.round, again.digest) == (last.round, last.digest), end
+        else:
+            told.go_on(random=Random(end))
+        assert of(told.messages, RunFinished)[0].reason == "all 6 generations are done", end
+        assert largest_lag([*past, *told.messages]) <= 1, end
+        assert redecide(as_history(told.messages, run=told.run, past=past)).difference is None
+    assert waiting > 6
+
+
+def largest_lag(messages: Sequence[Stored]) -> int:
+    """How many versions the furthest rollouts of a batch's own round are behind the adapter that it trains."""
+    requests = {event.id: event.data for event in readable(messages) if isinstance(event.data, RolloutsRequested)}
+    adapters: dict[int, list[str]] = {}
+    furthest = 0
+    for sealed in of(messages, TrainingBatchSealed):
+        versions = adapters.setdefault(sealed.generation, [])
+        if sealed.parent_adapter not in versions:
+            versions.append(sealed.parent_adapter)
+        at = versions.index(sealed.parent_adapter)
+        own = [requests.pop(id) for id in sealed.requests if id in requests]
+        furthest = max([furthest, *(at - versions.index(one.adapter) for one in own if one.purpose == "train")])
+    return furthest
 
 
 @pytest.mark.parametrize(

@@ -339,6 +339,7 @@ class System:
             first_items=setting.first_items,
             recheck=setting.recheck,
             refills=setting.refills,
+            max_lag=setting.max_lag,
             schedule=setting.schedule,
         )
 
@@ -451,10 +452,10 @@ def undisturbed(setting: Setting) -> System:
 
 
 def broken(system: System, calm: System) -> list[str]:
-    """What does not hold of a run, as sentences. It is compared with a calm one unless a clock says when it ends."""
+    """What does not hold of a run, as sentences. It is compared with a calm one if it is to decide the same."""
     log, gold = system.log(), system.log(GOLD)
     events, scored = readable(log), readable(gold)
-    comparable = not system.setting.cut_short
+    comparable = system.setting.comparable
     checks = (
         *invariants.checks(log, gold, readable(calm.log()) if comparable else None),
         lambda: invariants.same_decisions(scored, readable(calm.log(GOLD)) if comparable else scored),

@@ -91,7 +91,7 @@ class Mistake(NamedTuple):
     settings: Sequence[Setting] = NARROW
 
 
-WIDE = [setting for setting in SETTINGS if setting.width > 1 and not setting.cut_short]
+WIDE = [setting for setting in SETTINGS if setting.width > 1 and setting.comparable]
 CUT_SHORT = [setting for setting in SETTINGS if setting.cut_short]
 STEP = "codec.event(fact, run=cause.run, source=source, cause=cause.id, time=now())"
 MISTAKES = {
