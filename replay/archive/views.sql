@@ -104,13 +104,23 @@ WITH steps AS (
     SELECT run, batch, count(*) AS steps, arg_min(loss, step) AS first_loss, arg_max(loss, step) AS last_loss,
         arg_max(kl_to_base, step) AS kl_to_base, sum(seconds) AS seconds
     FROM optimizer_step_applied GROUP BY run, batch
+), versions AS (
+    SELECT run, generation, adapter, max(round) AS version FROM adapter_published GROUP BY run, generation, adapter
+), lags AS (
+    SELECT b.run, b.generation, b.round, max(abs(coalesce(trained.version, 0) - coalesce(played.version, 0))) AS lag
+    FROM (SELECT run, generation, round, parent_adapter, unnest(requests) AS request FROM training_batch_sealed) b
+    JOIN rollouts_requested r ON r.run = b.run AND r.id = b.request
+    LEFT JOIN versions trained ON (trained.run, trained.generation, trained.adapter) = (b.run, b.generation, b.parent_adapter)
+    LEFT JOIN versions played ON (played.run, played.generation, played.adapter) = (b.run, b.generation, r.adapter)
+    GROUP BY b.run, b.generation, b.round
 )
 SELECT p.run, p.generation, p.round, p.adapter, p.parent_adapter, p.algorithm, b.hyper, p.batch, b.requests, b.trajectories, p.trained_on,
-    p.left_out, p.masked_tokens, p.repeated,
+    l.lag, p.left_out, p.masked_tokens, p.repeated,
     s.steps, s.first_loss, s.last_loss, s.kl_to_base, s.seconds,
     CASE WHEN v.run IS NOT NULL THEN true WHEN r.run IS NOT NULL THEN false END AS served, v.error AS canary_error, r.reason AS rejected
 FROM adapter_published p
 LEFT JOIN training_batch_sealed b USING (run, generation, round)
+LEFT JOIN lags l USING (run, generation, round)
 LEFT JOIN steps s ON s.run = p.run AND s.batch = p.batch
 LEFT JOIN adapter_served v ON v.run = p.run AND v.adapter = p.adapter AND v.batch = p.batch
 LEFT JOIN adapter_rejected r ON r.run = p.run AND r.adapter = p.adapter AND r.batch = p.batch;

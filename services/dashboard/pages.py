@@ -445,8 +445,8 @@ async def training(source: Source, request: Request) -> Content:
             ratio_max, grad_norm, tied_groups, tokens, seconds
             FROM optimizer_step_applied WHERE run = {text_literal(run)}
             ORDER BY seq DESC LIMIT 2000) ORDER BY seq""",
-        batches=f"""SELECT generation, round, algorithm, trajectories, trained_on, left_out, masked_tokens, repeated,
-            steps, first_loss, last_loss, kl_to_base, seconds, adapter, served, canary_error, rejected FROM adapters
+        batches=f"""SELECT generation, round, algorithm, trajectories, trained_on, lag, left_out, masked_tokens,
+            repeated, steps, first_loss, last_loss, kl_to_base, seconds, adapter, served, canary_error, rejected FROM adapters
         WHERE run = {text_literal(run)} ORDER BY generation, round LIMIT {LONGEST_LISTING}""",
     )
     steps = asked["steps"]

@@ -1,9 +1,9 @@
 """Strategies at equal rollouts: `python -m tests.bench.search TASK --rollouts N [--seeds 5] [--arm dgm:4 ...]`.
 
-Each arm, a strategy and a width, runs the task once a seed, with the same budget of rollouts and as many generations
-as that allows. The table has the mean score on test of what a run ended with, the difference to the first arm seed
-by seed, both with 95 % t intervals over the seeds, and the time of the loop, without the audit, over the first arm's.
-Other work on the machine is in that time.
+Each arm, a strategy, a width and perhaps how far rollouts may lag behind what they train (`chain:1:1`), runs the task
+once a seed, with the same budget of rollouts and as many generations as that allows. The table has the mean score on
+test of what a run ended with, the difference to the first arm seed by seed, both with 95 % t intervals over the seeds,
+and rollouts a second of the loop, without the audit, over the first arm's. Other work on the machine is in that time.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,11 +35,12 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-def play(task: str, arm: str, seed: int, rollouts: int, directory: Path) -> Outcome:
+def play(task: str, arm: str, seed: int, rollouts: int, directory: Path, flags: Sequence[str]) -> Outcome:
     """One run, in a process of its own."""
-    strategy, width = arm.split(":")
+    strategy, width, lag = parts(arm)
     command = [sys.executable, "-m", "services.cli", "run", task, "--json", "--dir", str(directory)]
-    command += ["--strategy", strategy, "--width", width, "--seed", str(seed), "--budget", f"rollouts={rollouts}"]
+    command += ["--strategy", strategy, "--width", width, "--max-lag", lag, "--seed", str(seed), *flags]
+    command += ["--budget", f"rollouts={rollouts}"]
     command += [] if strategy == "best_of_k" else ["--generations", "100"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
     if done.returncode not in (0, 5):
@@ -53,10 +55,20 @@ def play(task: str, arm: str, seed: int, rollouts: int, directory: Path) -> Outc
     return Outcome(report["score"], own[0]["score"], report["rollouts"], generations, loop["seconds"])
 
 
+def parts(arm: str) -> list[str]:
+    """An arm's strategy, width and lag."""
+    return [*arm.split(":"), "0"][:3]
+
+
 def interval(values: list[float]) -> str:
     """A mean with its 95 % t interval."""
     mean, half = mean_interval(values)
     return f"{mean:.4f} \u00b1 {half:.4f}" if len(values) > 1 else f"{mean:.4f}"
+
+
+def rate(outcomes: Sequence[Outcome]) -> float:
+    """Rollouts a second."""
+    return sum(one.rollouts for one in outcomes) / sum(one.seconds for one in outcomes)
 
 
 def main() -> int:
@@ -65,41 +77,47 @@ def main() -> int:
     parser.add_argument("task")
     parser.add_argument("--rollouts", type=int, required=True)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--arm", action="append", help="STRATEGY:WIDTH; the first is what the others are held against")
-    options = parser.parse_args()
+    told = "STRATEGY:WIDTH[:LAG]; the first is what the others are held against"
+    parser.add_argument("--arm", action="append", help=told)
+    options, flags = parser.parse_known_args()  # other flags are those of `evolog run`
     arms = tuple(options.arm or ARMS)
     found: dict[str, list[Outcome]] = {arm: [] for arm in arms}
     with tempfile.TemporaryDirectory() as folder:
         plays = [(seed, arm) for seed in range(options.seeds) for arm in arms]
         for seed, arm in track(plays, f"{options.task}, {options.rollouts:,} rollouts", console=Console(stderr=True)):
-            found[arm].append(play(options.task, arm, seed, options.rollouts, Path(folder) / arm.replace(":", "-")))
+            place = Path(folder) / arm.replace(":", "-")
+            found[arm].append(play(options.task, arm, seed, options.rollouts, place, flags))
             print(f"{arm} seed {seed}: {found[arm][-1]}", file=sys.stderr)
     columns = (
         "strategy",
         "width",
+        "lag",
         "test",
         "less the first",
         "dev",
         "rollouts",
         "generations",
         "seconds",
+        "rollouts a second",
         "over the first",
     )
-    table = Table(*columns, title=f"{options.task}, {options.rollouts:,} rollouts, {options.seeds} seeds")
+    title = " ".join([f"{options.task}, {options.rollouts:,} rollouts, {options.seeds} seeds", *flags])
+    table = Table(*columns, title=title)
     first = found[arms[0]]
     for arm, outcomes in found.items():
         rows = list(zip(outcomes, first, strict=True))
         table.add_row(
-            *arm.split(":"),
+            *parts(arm),
             interval([one.test for one in outcomes]),
             "" if outcomes is first else interval([one.test - other.test for one, other in rows]),
             interval([one.dev for one in outcomes]),
             f"{sum(one.rollouts for one in outcomes) / len(outcomes):,.0f}",
             f"{sum(one.generations for one in outcomes) / len(outcomes):.1f}",
             f"{sum(one.seconds for one in outcomes) / len(outcomes):.0f}",
-            f"{sum(one.seconds for one in outcomes) / sum(one.seconds for one in first):.2f}",
+            f"{rate(outcomes):.1f}",
+            f"{rate(outcomes) / rate(first):.2f}",
         )
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
     return 0
 
 

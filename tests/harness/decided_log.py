@@ -223,7 +223,10 @@ def wide_run(run: str = RUN, order: int = 1) -> list[Stored]:
 
 
 def lagging_run(run: str = RUN, order: int = 1) -> list[Stored]:
-    """A run of six generations whose rollouts are made while earlier ones are trained. Services answer in a drawn order."""
+    """A run of six generations whose rollouts are made while earlier ones are trained.
+
+    Services answer in a drawn order.
+    """
     log = DecidedLog(run=run)
     log.say(msgspec.structs.replace(started(generations=6, shard_size=2), max_lag=1))
     return log.go_on(random=Random(order)).messages

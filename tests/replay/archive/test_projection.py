@@ -42,6 +42,7 @@ from replay.archive.projection import Archive
 from replay.votes import vote
 from runtime.log.port import Stored, readable
 from tests.harness.archives import dump
+from tests.harness.decided_log import lagging_run
 from tests.harness.facts import example, publisher
 from tests.harness.polling import PATIENCE
 
@@ -431,6 +432,27 @@ def test_adapters_name_the_requests_that_trained_them(small: Archive) -> None:
         small, "SELECT adapter, requests, trajectories, steps, first_loss, last_loss, seconds, served FROM adapters"
     )
     assert found == [("a1", ["r1", "r2"], 2, 2, 1.0, 0.5, 4.0, True)]
+
+
+def test_adapters_say_how_far_behind_their_oldest_rollouts_were(archive: Archive) -> None:
+    messages = lagging_run()
+    archive.apply(messages)
+    facts = [event.data for event in readable(messages)]
+    asked = {event.id: event.data.adapter for event in readable(messages) if isinstance(event.data, RolloutsRequested)}
+    version = {("", 0): 0} | {
+        (fact.adapter, fact.generation): fact.round for fact in facts if isinstance(fact, AdapterPublished)
+    }
+    lags = {
+        (fact.generation, fact.round): max(
+            abs(version.get((fact.parent_adapter, fact.generation), 0) - version.get((asked[id], fact.generation), 0))
+            for id in fact.requests
+        )
+        for fact in facts
+        if isinstance(fact, TrainingBatchSealed)
+    }
+    found = ask(archive, "SELECT generation, round, lag FROM adapters ORDER BY ALL")
+    assert [(generation, number, lags[generation, number]) for generation, number, _ in found] == found
+    assert {lag for _, _, lag in found} == {0, 1}
 
 
 def test_cost_is_split_by_generation_and_purpose(small: Archive) -> None:

@@ -7,9 +7,8 @@ import pytest
 
 from events import codec
 from events.errors import UsageError
-from events.judgement import TrajectoryScored
 from events.rollouts import RolloutsRequested
-from events.run import Budget, RunStarted
+from events.run import Budget
 from events.weights import AdapterServed, TrainingBatchSealed, WeightUpdateFailed, WeightUpdateFinished
 from runtime.run.order import largest_decision, require_playable
 from tests.harness.facts import RUN, proposed, scores, started, update
@@ -44,7 +43,7 @@ def ids(*requests: RolloutsRequested) -> list[str]:
 
 
 def served(batch: TrainingBatchSealed, adapter: str) -> tuple[Any, AdapterServed]:
-    place = {"generation": batch.generation, "round": batch.round, "batch": batch.digest}
+    place: dict[str, Any] = {"generation": batch.generation, "round": batch.round, "batch": batch.digest}
     return adapter_of(batch, adapter), AdapterServed(**place, adapter=adapter, error=0.0)
 
 
@@ -73,7 +72,8 @@ def test_a_lag_of_one_has_the_next_round_played_while_one_is_trained() -> None:
 def test_no_batch_has_rollouts_of_an_adapter_further_back_than_the_lag(lag: int) -> None:
     story, rounds = lagging(lag, rounds=8), 8
     of_version = {"": 0} | {f"a{number}": number for number in range(1, rounds + 1)}
-    waiting, adapter_of_request, far = asked(story), {}, []
+    waiting, far = asked(story), list[int]()
+    adapter_of_request: dict[str, str] = {}
     assert len(waiting) == 2 * (lag + 1)
     for number in range(1, rounds + 1):
         adapter_of_request |= dict(zip(ids(*waiting), [fact.adapter for fact in waiting], strict=True))
