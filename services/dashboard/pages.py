@@ -446,8 +446,8 @@ async def training(source: Source, request: Request) -> Content:
             FROM optimizer_step_applied WHERE run = {text_literal(run)}
             ORDER BY seq DESC LIMIT 2000) ORDER BY seq""",
         batches=f"""SELECT generation, round, algorithm, trajectories, trained_on, lag, left_out, masked_tokens,
-            repeated, steps, first_loss, last_loss, kl_to_base, seconds, adapter, served, canary_error, rejected FROM adapters
-        WHERE run = {text_literal(run)} ORDER BY generation, round LIMIT {LONGEST_LISTING}""",
+            repeated, steps, first_loss, last_loss, kl_to_base, seconds, adapter, served, canary_error, rejected
+        FROM adapters WHERE run = {text_literal(run)} ORDER BY generation, round LIMIT {LONGEST_LISTING}""",
     )
     steps = asked["steps"]
     series = [name for name in STEP_FIGURES if any(step[name] is not None for step in steps)]
