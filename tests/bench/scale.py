@@ -36,7 +36,9 @@ COMMAND = (sys.executable, "-P", "-m", "services.cli")
 SERVICES = ("archivist", "auditor", "controller", "executor", "feedback_agent", "meta_agent", "trainer", "verifier")
 """Those that `evolog up` starts where the policy is our own."""
 RUNS, ITEMS, GENERATIONS, AT_ONCE = 300, 26, 12, 4
-"""Of the log: 300 runs of about 6,700 events."""
+"""Of the log: 300 runs of about 6,700 events, of a task that nobody has."""
+ON_LOG = ",".join({*SERVICES, "policy"} - {"auditor"})
+"""The services on that log: all but the auditor, which would look for the runs' task."""
 LATENCY = """SELECT epoch(d.time::TIMESTAMPTZ) - epoch(c.time::TIMESTAMPTZ) AS seconds
 FROM events d JOIN events c ON c.run = d.run AND c.id = d.cause WHERE d.run = '{}' AND d.tag = 'decision_made'"""
 
@@ -94,13 +96,14 @@ def sql(directory: Path, question: str) -> list[dict[str, Any]]:
 
 
 def ordered(directory: Path, name: str, *flags: str) -> None:
-    """A run of the toy task by the scaffold alone."""
+    """A run of the toy task by the scaffold alone, to its end, whatever the auditor still does."""
     order = ("run", str(TOY), "--levers", "scaffold", "--name", name, "--dir", str(directory), "--no-preflight")
-    evolog(*order, *flags)
+    evolog(*order, *flags, "--detach")
+    wait_until_finished(Node(directory), name)
 
 
 def wait_until_finished(node: Node, name: str) -> None:
-    """Return once a run is finished, whatever the auditor still does."""
+    """Return once a run is finished."""
     log, at = OperatorClient(node, LOG), 0
     while True:
         for stored in log.read(at + 1):
@@ -140,8 +143,7 @@ def by_executors(counts: Sequence[int], rollouts: int, seconds: float) -> Table:
                     ordered(directory, "warm", "--generations", "0")
                     before, began = usage(directory), time.monotonic()
                     search = ("--strategy", "best_of_k", "--width", str(2 * count))
-                    ordered(directory, "measured", *search, "--budget", f"rollouts={rollouts}", "--detach")
-                    wait_until_finished(Node(directory), "measured")
+                    ordered(directory, "measured", *search, "--budget", f"rollouts={rollouts}")
                     taken, after = time.monotonic() - began, usage(directory)
                     (row,) = sql(directory, "SELECT rollouts, seconds FROM runs WHERE run = 'measured'")
                 finally:
@@ -188,14 +190,14 @@ def by_log(directory: Path, runs: int) -> Table:
     table = Table("what", "figure")
     where = ("--dir", str(directory))
     began = time.monotonic()
-    with up(directory):
+    with up(directory, "--only", ON_LOG):
         table.add_row("from `evolog up` to a broker and an archivist that answer", f"{time.monotonic() - began:.1f} s")
         events, last = 0, -1
         while events != last:
             events, last = int(sql(directory, "SELECT count(*) AS n FROM events")[0]["n"]), events
             time.sleep(2)
         grown = time.monotonic() - began
-        size = node.archive.stat().st_size
+        size = sum(path.stat().st_size for path in node.directory.glob("archive.duckdb*"))
         table.add_row("events", f"{events:,}")
         if grown > 10:
             table.add_row("to an archive with all of them", f"{grown:.0f} s, {events / grown:,.0f} a second")
@@ -209,7 +211,7 @@ def by_log(directory: Path, runs: int) -> Table:
             table.add_row(f"{name}: memory at most", f"{used.memory:.0f} MiB")
     with tempfile.TemporaryDirectory() as folder:
         empty = Path(folder) / "evolog"
-        with up(empty):
+        with up(empty, "--only", ON_LOG):
             table.add_row("a decision's latency on an empty log", latencies(empty, "new"))
             for name, used in usage(empty).items():
                 table.add_row(f"{name}: memory at most, empty log", f"{used.memory:.0f} MiB")
