@@ -478,7 +478,12 @@ def _filling(url: str, stream: str) -> NatsSocket:
 
 
 async def _make_stream(url: str, stream: str) -> None:
-    client = await nats.connect(url, user=FILLER.user, password=FILLER.password, reconnect_time_wait=0.05)
+    async def unheard(wrong: Exception) -> None:
+        """The server is still starting."""
+
+    client = await nats.connect(
+        url, user=FILLER.user, password=FILLER.password, reconnect_time_wait=0.05, error_cb=unheard
+    )
     try:
         await client.jetstream().add_stream(streams._stream_config(stream))
     finally:
