@@ -36,6 +36,8 @@ class Listener(NamedTuple):
     server_name: str
     local: tuple[str, str]
     """The certificate and key, PEM, of this host's services."""
+    leaf: str = ""
+    """HOST:PORT where it listens for leaf nodes, by the same certificates; empty: nowhere."""
 
     @property
     def url(self) -> str:
@@ -44,26 +46,27 @@ class Listener(NamedTuple):
 
     def configuration(self) -> dict[str, object]:
         """What the server's configuration says of it."""
-        return {
-            "listen": f"{_bracketed(self.host)}:{self.port}",
-            "tls": {
-                "cert_file": self.certificate,
-                "key_file": self.key,
-                "ca_file": self.client_authority,
-                "verify": True,
-                "handshake_first": True,
-                "timeout": HANDSHAKE_LIMIT,
-            },
+        tls = {
+            "cert_file": self.certificate,
+            "key_file": self.key,
+            "ca_file": self.client_authority,
+            "verify": True,
+            "handshake_first": True,
+            "timeout": HANDSHAKE_LIMIT,
         }
+        leaf = {"leafnodes": {"listen": self.leaf, "tls": tls}} if self.leaf else {}
+        return {"listen": f"{_bracketed(self.host)}:{self.port}", "tls": tls, **leaf}
 
 
-def make_listener(directory: Path, address: str) -> Listener:
-    """A listener at HOST:PORT, with a new certificate of the project's own authority, or else with the user's.
+def make_listener(directory: Path, address: str, leaf: str = "") -> Listener:
+    """A listener at HOST:PORT, and perhaps at another for leaf nodes, with a new certificate of the project's own
+    authority, or else with the user's.
 
     Raises `UsageError` for an address that is none, and `Misconfigured` where no credentials were made, or the user's
     certificate holds no more.
     """
     parts = urlsplit(broker_url(address))
+    leaf = urlsplit(broker_url(leaf)).netloc if leaf else ""
     host, port = parts.hostname or "", parts.port or 0
     issued = find_issued(directory)
     if issued is None:
@@ -90,7 +93,7 @@ def make_listener(directory: Path, address: str) -> Listener:
         certificate, key = str(folder / "broker.pem"), str(folder / "broker.key")
     local = certify(authority, "local")
     return Listener(
-        host, port, certificate, key, str(folder / "ca.pem"), trusted(directory, issued), server_name, local[:2]
+        host, port, certificate, key, str(folder / "ca.pem"), trusted(directory, issued), server_name, local[:2], leaf
     )
 
 

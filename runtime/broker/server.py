@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -25,7 +26,8 @@ from events.errors import NotFound, Unavailable
 from runtime.broker.accounts import BOOTSTRAP, USERS, accounts_of, draw_passwords, inbox_of
 from runtime.broker.binary import find_binary
 from runtime.broker.children import die_with_parent, end, free_port, last_line
-from runtime.broker.credentials import Credentials, credentials_file, write_private
+from runtime.broker.client import open_client
+from runtime.broker.credentials import Credentials, credentials_file, read_credentials, write_private
 from runtime.broker.issuing import USUAL_PORT as USUAL_PORT
 from runtime.broker.issuing import valid_keys
 from runtime.broker.listener import Listener, make_listener
@@ -34,6 +36,8 @@ from runtime.broker.streams import MAX_MESSAGE
 from runtime.broker.tls import client_context, server_hostname
 
 CONFIG = "server.conf"
+SYSTEM = "$SYS"
+"""The server's own account, which has a user where there may be leaf nodes."""
 RELOAD_LIMIT = 10.0
 """Seconds that a server may take to read its configuration anew."""
 START_LIMIT = 60.0
@@ -47,7 +51,7 @@ def write_config(directory: Path, port: int, passwords: Mapping[str, str], liste
 
     Both hold passwords in plain text, in files of mode 0600. Keys that were issued to other hosts hold too.
     """
-    configuration = {
+    configuration: dict[str, Any] = {
         **(listener.configuration() if listener else {"listen": f"127.0.0.1:{port}"}),
         "server_name": _server_name(passwords),
         "pid_file": str(pid_file(directory)),
@@ -61,6 +65,8 @@ def write_config(directory: Path, port: int, passwords: Mapping[str, str], liste
         },
         "accounts": accounts_of(passwords, valid_keys(directory)),
     }
+    if listener and listener.leaf:
+        configuration["accounts"] |= {SYSTEM: {"users": [{"user": SYSTEM, "password": secrets.token_urlsafe(24)}]}}
     for folder in (store(directory), directory / "credentials"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
@@ -93,8 +99,9 @@ def local_credentials(user: str, password: str, port: int, listener: Listener | 
 def reload_keys(directory: Path) -> bool:
     """Have the server that runs on a directory take the keys that are issued now, and no others; whether one runs.
 
-    Connections that hold a key which is gone are closed, all others stay. Raises `Unavailable` where the server does
-    not take the new configuration.
+    Connections that hold a key which is gone are closed, all others stay. Those of leaf nodes are closed all, as the
+    server looks at their keys only when they connect; where the key holds, they are back within seconds. Raises
+    `Unavailable` where the server does not take the new configuration.
     """
     path, log = store(directory) / CONFIG, _log_file(directory)
     try:
@@ -110,7 +117,8 @@ def reload_keys(directory: Path) -> bool:
         for login in account.get("users", ())
         if "password" in login
     }
-    configuration["accounts"] = accounts_of(passwords, valid_keys(directory))
+    system = {name: account for name, account in configuration["accounts"].items() if name == SYSTEM}
+    configuration["accounts"] = accounts_of(passwords, valid_keys(directory)) | system
     write_private(path, json.dumps(configuration, indent=1, ensure_ascii=False))
     with log.open("rb") as file:
         file.seek(0, os.SEEK_END)
@@ -125,7 +133,26 @@ def reload_keys(directory: Path) -> bool:
                 )
             time.sleep(0.01)
             said += file.read()
+    if system:
+        login = read_credentials(credentials_file(directory, BOOTSTRAP))
+        login = msgspec.structs.replace(login, user=SYSTEM, password=passwords[SYSTEM], inbox=f"_INBOX_{SYSTEM}")
+        asyncio.run(_close_leaves(login))
     return True
+
+
+async def _close_leaves(login: Credentials) -> None:
+    # a user of the server's own account may ask for its connections, and have one closed
+    async def unheard(_: Exception) -> None:
+        pass
+
+    client = await open_client(login, unheard)
+    try:
+        found = json.loads((await client.request("$SYS.REQ.SERVER.PING.LEAFZ", b"", timeout=RELOAD_LIMIT)).data)
+        for leaf in found["data"].get("leafs") or ():
+            kick = json.dumps({"cid": leaf["id"]}).encode()
+            await client.request(f"$SYS.REQ.SERVER.{found['server']['id']}.KICK", kick, timeout=RELOAD_LIMIT)
+    finally:
+        await client.close()
 
 
 def _server_name(passwords: Mapping[str, str]) -> str:
@@ -136,11 +163,15 @@ def _server_name(passwords: Mapping[str, str]) -> str:
 class EmbeddedServer:
     """A nats-server that this process runs on a project directory, with passwords that last as long as this object."""
 
-    def __init__(self, directory: Path, *, port: int | None = None, listen: str | None = None) -> None:
-        """`listen` is HOST:PORT, where other hosts reach it by TLS; raises what `make_listener` does."""
+    def __init__(
+        self, directory: Path, *, port: int | None = None, listen: str | None = None, leaf: str | None = None
+    ) -> None:
+        """`listen` is HOST:PORT, where other hosts reach it by TLS, `leaf` where leaf nodes do; raises what
+        `make_listener` does.
+        """
         self.directory = directory.resolve()
         self.passwords = draw_passwords()
-        self._listener = make_listener(self.directory, listen) if listen else None
+        self._listener = make_listener(self.directory, listen, leaf or "") if listen else None
         if self._listener:
             port = self._listener.port
         self.port = free_port(USUAL_PORT) if port is None else port

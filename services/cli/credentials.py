@@ -72,6 +72,35 @@ def add(name: str, services: tuple[str, ...], directory: Path) -> None:
     click.echo(path)
 
 
+@credentials.command(
+    "leaf", epilog=examples("evolog credentials leaf site-b.json leaf --broker broker.example.org:7422")
+)
+@click.argument("bundle", type=_FILE)
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--broker", required=True, metavar="HOST:PORT", help="Where `evolog up --listen-leaf` listens.")
+@click.option(
+    "--listen",
+    default="127.0.0.1:4222",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where this host's services reach the leaf node.",
+)
+def leaf(bundle: Path, folder: Path, broker: str, listen: str) -> None:
+    """Write into FOLDER the configuration of a nats-server of a site's own, which alone connects to the broker.
+
+    It has the keys of BUNDLE. It prints the file's path. Services of this host reach it with EVOLOG_NATS_URL.
+    """
+    from runtime.broker.credentials import read_bundle
+    from runtime.broker.leaf import write_leaf
+
+    click.echo(write_leaf(read_bundle(bundle), folder, broker, listen))
+    click.echo(
+        f"Next: nats-server -c {folder / 'leaf.conf'}, and EVOLOG_NATS_URL=nats://{listen} evolog up --credentials "
+        f"{bundle}",
+        err=True,
+    )
+
+
 @credentials.command("list", epilog=examples("evolog credentials list", "evolog credentials list --json"))
 @directory
 @as_json

@@ -32,6 +32,12 @@ from services.cli.ui import dashboard_beside, ui_option
     help="Where other hosts reach the broker, by TLS; it takes `evolog credentials init`.",
 )
 @click.option(
+    "--listen-leaf",
+    default=None,
+    metavar="HOST:PORT",
+    help="Where leaf nodes of other sites reach the broker, beside --listen.",
+)
+@click.option(
     "--only",
     default="",
     metavar="SERVICES",
@@ -51,6 +57,7 @@ def up(
     verifiers: int,
     nats: str | None,
     listen: str | None,
+    listen_leaf: str | None,
     only: str,
     blobs: str | None,
     credentials: Path | None,
@@ -81,6 +88,8 @@ def up(
             "--nats, --listen and --credentials exclude one another: they name a broker of your own, one that is "
             "started here, and one of another host's `evolog up`."
         )
+    if listen_leaf and not listen:
+        raise UsageError("--listen-leaf goes with --listen: a leaf node shows the same certificates as any other host.")
     if blobs and credentials:
         raise UsageError("The bundle of --credentials says where blobs stand: say --blobs on the broker's host.")
     with dashboard_beside(directory, wanted=with_ui):
@@ -92,6 +101,7 @@ def up(
                 embedded=nats is None,
                 nats_url=nats,
                 listen=listen,
+                leaf=listen_leaf,
                 only=names,
                 bundle=credentials,
                 blobs=blobs,

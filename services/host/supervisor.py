@@ -112,6 +112,7 @@ async def supervise(
     embedded: bool = True,
     nats_url: str | None = None,
     listen: str | None = None,
+    leaf: str | None = None,
     only: Sequence[str] = (),
     bundle: Path | None = None,
     blobs: str | None = None,
@@ -120,11 +121,11 @@ async def supervise(
 ) -> None:
     """Run everything, or `only` some services, until SIGTERM or SIGINT.
 
-    The embedded server listens for other hosts at `listen`, HOST:PORT. Without `embedded`, the server at `nats_url` is
-    used, and the credentials files of its accounts must be in the directory. With a `bundle`, the broker is another
-    host's, and `only` is by default all that the bundle has keys for. `blobs` is `directory` or `stream`; None leaves
-    them where they are. Each service runs as `python -m MODULE NAME --dir DIRECTORY --index I`. `on_event` hears a
-    sentence for everything that happens.
+    The embedded server listens for other hosts at `listen`, HOST:PORT, and for leaf nodes at `leaf`. Without
+    `embedded`, the server at `nats_url` is used, and the credentials files of its accounts must be in the directory.
+    With a `bundle`, the broker is another host's, and `only` is by default all that the bundle has keys for. `blobs` is
+    `directory` or `stream`; None leaves them where they are. Each service runs as `python -m MODULE NAME --dir
+    DIRECTORY --index I`. `on_event` hears a sentence for everything that happens.
 
     Raises `TryAgain` if another supervisor holds the directory, or the disk is, or becomes, nearly full; `Unavailable`
     without a server; `Misconfigured` for a setting of a service that cannot be used; `CheckFailed` for a log that has
@@ -149,7 +150,7 @@ async def supervise(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        broker = EmbeddedServer(node.directory, listen=listen) if embedded and bundle is None else None
+        broker = EmbeddedServer(node.directory, listen=listen, leaf=leaf) if embedded and bundle is None else None
         try:
             choose_back_end(node, blobs)
             if broker is not None:
