@@ -1,0 +1,205 @@
+"""A run over five hosts, each with a network of its own, over TLS, while links fail: the same decisions as undisturbed,
+nothing twice, and how long it stood still.
+
+python -m pytest -m "slow or long" -s tests/system/test_network.py    # prints the figures
+"""
+
+import contextlib
+import functools
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from events.catalogue import SERVICES
+from events.codec import Event
+from events.subjects import run_of, tag_of
+from runtime.broker.issuing import bundle_file
+from runtime.log.port import Stored
+from tests.harness.cli import CLI, RUN, CliHarness, running
+from tests.harness.invariants import check_all
+from tests.harness.network import Network, network, slow_way, wait_for_traffic
+from tests.harness.polling import PATIENCE, wait_until
+from tests.harness.tasks.smaller import small_toy
+
+pytestmark = pytest.mark.slow
+
+AWAY = 40.0
+"""Seconds for which a link is cut."""
+PORT = 4222
+ALONE = ("executor", "trainer", "policy", "auditor")
+"""The services that have a host each; the rest are the broker's host's."""
+WITH_BROKER = tuple(service for service in SERVICES if service not in ALONE)
+GENERATIONS = ("--generations", "2")
+HELD = """
+import asyncio, os
+from pathlib import Path
+from runtime.log import worker
+from services.host import main
+
+append_once, gate = worker.append_once, Path(os.environ["EVOLOG_TEST_GATE"])
+
+
+async def held(log, events, scanner):
+    tags = {event.tag for event in events}
+    for hold in gate.glob("hold-*"):
+        while hold.name.removeprefix("hold-") in tags and hold.exists():
+            with (gate / "told").open("a") as file:
+                print(os.getpid(), "held", *tags, file=file)
+            await asyncio.sleep(0.05)
+    met = await append_once(log, events, scanner)
+    with (gate / "told").open("a") as file:
+        print(os.getpid(), "refused" if met else "appended", *tags, file=file)
+    return met
+
+
+worker.append_once = held
+main.main()
+"""
+"""A service whose appends wait while there is a file `hold-TAG`, and which tells whether the broker took them, or had
+them already.
+"""
+THROUGH_HELD = """
+from services.host import supervisor
+supervisor.supervise.__kwdefaults__["module"] = "held"
+from services.cli.main import main
+main()
+"""
+
+
+class Hosts:
+    """The five hosts: the first has the broker, and is where the operator is."""
+
+    def __init__(self, folder: Path, net: Network) -> None:
+        self.folder, self.net = folder, net
+        self.gate = folder / "gate"
+        self.gate.mkdir(parents=True)
+        (folder / "held.py").write_text(HELD)
+        self.first = self.harness("broker")
+        self.first.patience = 600.0
+        self.first.evolog("credentials", "init", "--address", f"{net.address('broker')}:{PORT}")
+        self.ups: dict[str, subprocess.Popen[str]] = {}
+        self.harnesses: dict[str, CliHarness] = {}
+
+    def harness(self, host: str, **environment: str) -> CliHarness:
+        """The command line on a host, in a folder of its own."""
+        given = {"PYTHONPATH": str(self.folder), "EVOLOG_TEST_GATE": str(self.gate)} | environment
+        return CliHarness(self.folder / host, at=self.net.at(host), **given)
+
+    def start_broker(self) -> None:
+        """Start the broker, and the services of its host."""
+        listen, only = f"{self.net.address('broker')}:{PORT}", ",".join(WITH_BROKER)
+        self.ups["broker"] = self.first.start("up", "--listen", listen, "--only", only, "--blobs", "stream")
+        self._wait("broker", self.first)
+
+    def start(self, host: str, service: str = "", program: Sequence[str] = CLI, **environment: str) -> None:
+        """Start a service on a host, by its bundle, under a supervisor."""
+        service = service or host
+        self.harnesses[host] = harness = self.harness(host, **environment)
+        bundle = harness.folder / "bundle.json"
+        bundle.write_bytes(bundle_file(self.first.node.directory, service).read_bytes())
+        bundle.chmod(0o600)
+        self.ups[host] = harness.start("up", "--credentials", str(bundle), program=program)
+        self._wait(host, harness)
+
+    def _wait(self, host: str, harness: CliHarness) -> None:
+        up = self.ups[host]
+        wait_until(lambda: harness.node.alive() or up.poll() is not None, f"{host} is up")
+        assert up.poll() is None, up.communicate()
+
+    def stop(self) -> None:
+        """Stop every host."""
+        for up in self.ups.values():
+            up.terminate()
+        for host in self.ups:
+            self.net.kill(host) if self.ups[host].poll() is None and not self._ends(host) else None
+            self.ups[host].communicate()
+
+    def _ends(self, host: str) -> bool:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.ups[host].wait(20.0)
+            return True
+        return False
+
+    def wait_for(self, tag: str, count: int = 1) -> None:
+        """Wait until the log has so many events of a type."""
+        wait_until(lambda: self.first.count(tag) >= count, f"there is {tag}")
+
+    def in_hand(self, service: str) -> bool:
+        """Whether a process of the service on the host of that name has work in hand."""
+        with contextlib.suppress(OSError):
+            files = (self.harnesses[service].node.directory / "in_hand").glob(f"{service}-*")
+            return any(json.loads(file.read_bytes()) for file in files)
+        return False
+
+    def away(self, host: str, seconds: float = AWAY) -> None:
+        """Cut a host's link, and heal it after so many seconds."""
+        self.net.cut(host)
+        time.sleep(seconds)
+        self.net.heal(host)
+
+    def told(self, *words: str) -> bool:
+        """Whether a service that is held has told of an append in these words."""
+        lines = (self.gate / "told").read_text().splitlines() if (self.gate / "told").exists() else []
+        return any(set(words) <= set(line.split()) for line in lines)
+
+    def finish(self, undisturbed: Sequence[Event], what: str) -> list[Stored]:
+        """Wait for the end of the run and of its audit; it must be the undisturbed one's. Prints the figures."""
+        self.first.finished_events()
+        stored, gold = self.first.log.read(), self.first.gold.read()
+        check_all(stored, gold, undisturbed)
+        assert "whole" in self.first.evolog("doctor", "--integrity").out
+        self.first.evolog("replay", RUN)
+        print(f"\n{what}: {figures(stored, gold)}")
+        return stored
+
+
+def figures(stored: Sequence[Stored], gold: Sequence[Stored]) -> str:
+    """How long a run took, and its longest standstill, with what came before and after it."""
+    events = sorted((one.time, tag_of(one.subject)) for one in (*stored, *gold) if run_of(one.subject) == RUN)
+    longest = max(pairwise(events), key=lambda pair: pair[1][0] - pair[0][0])
+    (before, last), (after, first) = longest
+    return (
+        f"{len(events):,} events in {(events[-1][0] - events[0][0]) / 1e9:.1f} s, longest standstill "
+        f"{(after - before) / 1e9:.1f} s, from {last} to {first}"
+    )
+
+
+@contextlib.contextmanager
+def five_hosts(folder: Path, *others: str, program: Sequence[str] = CLI, **environment: str) -> Iterator[Hosts]:
+    """The broker's host and four others, up; `others` are hosts on which nothing runs yet."""
+    with network("broker", *ALONE, *others) as net:
+        hosts = Hosts(folder, net)
+        try:
+            hosts.start_broker()
+            for service in ALONE:
+                hosts.start(service, program=program, **environment)
+            yield hosts
+        finally:
+            hosts.stop()
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_toy(tmp_path_factory.mktemp("task") / "task")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, task: Path) -> list[Event]:
+    """The events of a run on one host, that nothing happened to."""
+    with running(tmp_path_factory.mktemp("calm")) as system:
+        system.order(*GENERATIONS, task=task)
+        return system.finished_events()
+
+
+@pytest.mark.long
+def test_a_run_over_five_hosts_comes_out_as_on_one(tmp_path: Path, undisturbed: list[Event], task: Path) -> None:
+    with five_hosts(tmp_path) as hosts:
+        hosts.first.order(*GENERATIONS, task=task)
+        hosts.finish(undisturbed, "undisturbed")
