@@ -203,3 +203,74 @@ def test_a_run_over_five_hosts_comes_out_as_on_one(tmp_path: Path, undisturbed: 
     with five_hosts(tmp_path) as hosts:
         hosts.first.order(*GENERATIONS, task=task)
         hosts.finish(undisturbed, "undisturbed")
+
+
+def cut_in_a_play(hosts: Hosts) -> None:
+    hosts.wait_for("model_called")
+    wait_until(lambda: hosts.in_hand("executor"), "an executor plays")
+    hosts.away("executor")
+
+
+def cut_in_a_batch(hosts: Hosts) -> None:
+    (hosts.gate / "hold-trajectory_recorded").touch()
+    wait_until(lambda: hosts.told("held", "trajectory_recorded"), "a shard is played")
+    hosts.net.narrow("executor", "64kbit")
+    sent = functools.partial(hosts.net.sent, "executor")
+    (hosts.gate / "hold-trajectory_recorded").unlink()
+    wait_for_traffic(3000, sent, "a part of the batch is sent")
+    assert not hosts.told("appended", "trajectory_recorded")
+    hosts.net.cut("executor")
+    hosts.net.widen("executor")
+    time.sleep(AWAY)
+    hosts.net.heal("executor")
+
+
+def cut_in_an_upload(hosts: Hosts) -> None:
+    hosts.wait_for("training_batch_sealed")
+    hosts.net.narrow("trainer", "32kbit")
+    hosts.wait_for("optimizer_step_applied")
+    wait_for_traffic(3000, functools.partial(hosts.net.sent, "trainer"), "a part of the adapter is sent")
+    hosts.net.cut("trainer")
+    hosts.net.widen("trainer")
+    assert not hosts.first.count("adapter_published")
+    time.sleep(AWAY)
+    hosts.net.heal("trainer")
+
+
+def cut_in_a_completion(hosts: Hosts) -> None:
+    received = functools.partial(hosts.net.received, "policy")
+    hosts.wait_for("scaffold_proposed")
+    pids = hosts.harnesses["policy"].pids("policy")
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    wait_for_traffic(2000, received, "a completion is asked for")
+    hosts.net.cut("policy")
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    time.sleep(AWAY)
+    hosts.net.heal("policy")
+
+
+def cut_in_a_decision(hosts: Hosts) -> None:
+    hosts.wait_for("decision_made", 4)
+    hosts.away("broker")
+
+
+MOMENTS: dict[str, Callable[[Hosts], None]] = {
+    "a play": cut_in_a_play,
+    "a batch": cut_in_a_batch,
+    "an upload": cut_in_an_upload,
+    "a completion": cut_in_a_completion,
+    "a decision": cut_in_a_decision,
+}
+FEW = ("a play",)
+
+
+@pytest.mark.parametrize("moment", [pytest.param(name, marks=[pytest.mark.long] * (name not in FEW)) for name in MOMENTS])
+def test_a_link_that_is_cut_for_40_seconds_leaves_the_same_run(
+    tmp_path: Path, undisturbed: list[Event], task: Path, moment: str
+) -> None:
+    with five_hosts(tmp_path, program=("-P", "-c", THROUGH_HELD)) as hosts:
+        hosts.first.order(*GENERATIONS, task=task)
+        MOMENTS[moment](hosts)
+        hosts.finish(undisturbed, f"a link cut for {AWAY:g} s in {moment}")
