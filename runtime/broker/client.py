@@ -91,5 +91,5 @@ def _refusal(credentials: Credentials, wrong: Exception, failures: list[Exceptio
         )
     reason = failures[-1] if failures else wrong
     return Unavailable(
-        f"No broker answers at {credentials.url} ({reason or type(reason).__name__}); `evolog up` starts one."
+        f"No broker answers at {credentials.url} ({str(reason) or type(reason).__name__}); {credentials.advice()}."
     )

@@ -47,6 +47,12 @@ class Credentials(msgspec.Struct, frozen=True, omit_defaults=True):
         """What must never be appended."""
         return [Secret(value) for value in (self.password, self.seed, *key_lines(self.key)) if value]
 
+    def advice(self) -> str:
+        """What to do where the broker does not answer."""
+        if self.bundle:
+            return "look whether `evolog up` runs on its host, and whether this one reaches it"
+        return "`evolog up` starts one"
+
 
 Login = Callable[[], Credentials]
 """Gives an account's credentials as they are now: a server that was started again may have another address."""

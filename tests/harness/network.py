@@ -87,13 +87,15 @@ class Network:
         _do("ip", "link", "set", self._link(host), "master", self._bridge)
 
     def narrow(self, host: str, rate: str) -> None:
-        """Let a host send no more than such a rate, as `tc` says it (`256kbit`); what comes to it is as fast as ever."""
-        limits = ("rate", rate, "burst", "4kb", "latency", "2s")
-        _do(*self.at(host), "tc", "qdisc", "replace", "dev", "eth0", "root", "tbf", *limits)
+        """Let no more than such a rate, as `tc` says it (`256kbit`), go to a host, nor from it."""
+        limits = ("root", "tbf", "rate", rate, "burst", "4kb", "latency", "1s")
+        _do(*self.at(host), "tc", "qdisc", "replace", "dev", "eth0", *limits)
+        _do("tc", "qdisc", "replace", "dev", self._link(host), *limits)
 
     def widen(self, host: str) -> None:
         """Take back what `narrow` did."""
         _do(*self.at(host), "tc", "qdisc", "delete", "dev", "eth0", "root")
+        _do("tc", "qdisc", "delete", "dev", self._link(host), "root")
 
     def sent(self, host: str) -> int:
         """Bytes that have left a host's link so far."""

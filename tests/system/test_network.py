@@ -8,24 +8,32 @@ import contextlib
 import functools
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from events import codec
 from events.catalogue import SERVICES
 from events.codec import Event
-from events.subjects import run_of, tag_of
+from events.run import RunResumed
+from events.subjects import BLOBS, LOG, run_of, tag_of
+from runtime.blobs.stream import ChunkSocket, StreamBlobs
+from runtime.broker.credentials import read_credentials
 from runtime.broker.issuing import bundle_file
-from runtime.log.port import Stored
+from runtime.log.port import Message, Stored, readable
+from runtime.log.socket import NatsSocket
 from tests.harness.cli import CLI, RUN, CliHarness, running
 from tests.harness.invariants import check_all
 from tests.harness.network import Network, network, slow_way, wait_for_traffic
-from tests.harness.polling import PATIENCE, wait_until
+from tests.harness.polling import wait_until
 from tests.harness.tasks.smaller import small_toy
 
 pytestmark = pytest.mark.slow
@@ -33,6 +41,9 @@ pytestmark = pytest.mark.slow
 AWAY = 40.0
 """Seconds for which a link is cut."""
 PORT = 4222
+DELAY, RATE = 0.2, "512kbit"
+LONG_TIME = f"2026-01-01T00:00:00.{'0' * 200_000}Z"
+"""A time that makes an event large."""
 ALONE = ("executor", "trainer", "policy", "auditor")
 """The services that have a host each; the rest are the broker's host's."""
 WITH_BROKER = tuple(service for service in SERVICES if service not in ALONE)
@@ -65,6 +76,40 @@ main.main()
 """A service whose appends wait while there is a file `hold-TAG`, and which tells whether the broker took them, or had
 them already.
 """
+CLOCK = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <sys/time.h>
+#include <time.h>
+
+static long by(void) { const char *seconds = getenv("EVOLOG_TEST_CLOCK"); return seconds ? atol(seconds) : 0; }
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+    int failed = real(clock, now);
+    if (!failed && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) now->tv_sec += by();
+    return failed;
+}
+
+time_t time(time_t *kept) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (kept) *kept = now.tv_sec;
+    return now.tv_sec;
+}
+
+int gettimeofday(struct timeval *restrict now, void *restrict zone) {
+    struct timespec exact;
+    (void)zone;
+    clock_gettime(CLOCK_REALTIME, &exact);
+    now->tv_sec = exact.tv_sec;
+    now->tv_usec = exact.tv_nsec / 1000;
+    return 0;
+}
+"""
+"""A library that, loaded before libc, has the whole process read a clock that is off, its certificates' checks too."""
 THROUGH_HELD = """
 from services.host import supervisor
 supervisor.supervise.__kwdefaults__["module"] = "held"
@@ -107,6 +152,14 @@ class Hosts:
         bundle.chmod(0o600)
         self.ups[host] = harness.start("up", "--credentials", str(bundle), program=program)
         self._wait(host, harness)
+
+    def start_alone(self, service: str, **environment: str) -> None:
+        """Start a service on its host by its bundle, without a supervisor, which would hand on only what it knows of
+        the environment.
+        """
+        self.harnesses[service] = harness = self.harness(service, **environment)
+        bundle = bundle_file(self.first.node.directory, service)
+        self.ups[service] = harness.start("service", service, "--credentials", str(bundle))
 
     def _wait(self, host: str, harness: CliHarness) -> None:
         up = self.ups[host]
@@ -227,9 +280,9 @@ def cut_in_a_batch(hosts: Hosts) -> None:
 
 def cut_in_an_upload(hosts: Hosts) -> None:
     hosts.wait_for("training_batch_sealed")
-    hosts.net.narrow("trainer", "32kbit")
-    hosts.wait_for("optimizer_step_applied")
-    wait_for_traffic(3000, functools.partial(hosts.net.sent, "trainer"), "a part of the adapter is sent")
+    hosts.net.narrow("trainer", "64kbit")
+    wait_until(lambda: hosts.in_hand("trainer"), "the trainer trains")
+    wait_for_traffic(20_000, functools.partial(hosts.net.sent, "trainer"), "a part of what it made is sent")
     hosts.net.cut("trainer")
     hosts.net.widen("trainer")
     assert not hosts.first.count("adapter_published")
@@ -266,7 +319,9 @@ MOMENTS: dict[str, Callable[[Hosts], None]] = {
 FEW = ("a play",)
 
 
-@pytest.mark.parametrize("moment", [pytest.param(name, marks=[pytest.mark.long] * (name not in FEW)) for name in MOMENTS])
+@pytest.mark.parametrize(
+    "moment", [pytest.param(name, marks=[pytest.mark.long] * (name not in FEW)) for name in MOMENTS]
+)
 def test_a_link_that_is_cut_for_40_seconds_leaves_the_same_run(
     tmp_path: Path, undisturbed: list[Event], task: Path, moment: str
 ) -> None:
@@ -274,3 +329,120 @@ def test_a_link_that_is_cut_for_40_seconds_leaves_the_same_run(
         hosts.first.order(*GENERATIONS, task=task)
         MOMENTS[moment](hosts)
         hosts.finish(undisturbed, f"a link cut for {AWAY:g} s in {moment}")
+
+
+@pytest.mark.long
+def test_200_ms_of_delay_leave_the_same_run(tmp_path: Path, undisturbed: list[Event], task: Path) -> None:
+    with network("broker", *ALONE) as net, contextlib.ExitStack() as at_end:
+        hosts = Hosts(tmp_path, net)
+        try:
+            hosts.start_broker()
+            port = at_end.enter_context(slow_way((net.address("broker"), PORT), net.here, DELAY / 2))
+            for service in ALONE:
+                hosts.start(service, EVOLOG_NATS_URL=f"tls://{net.here}:{port}")
+            hosts.first.order(*GENERATIONS, task=task)
+            hosts.finish(undisturbed, f"{1000 * DELAY:g} ms more for each way there and back")
+        finally:
+            hosts.stop()
+
+
+@pytest.mark.long
+def test_narrow_links_leave_the_same_run(tmp_path: Path, undisturbed: list[Event], task: Path) -> None:
+    with five_hosts(tmp_path) as hosts:
+        for host in ALONE:
+            hosts.net.narrow(host, RATE)
+        hosts.first.order(*GENERATIONS, task=task)
+        hosts.finish(undisturbed, f"links of {RATE}")
+
+
+@pytest.mark.long
+def test_what_takes_longer_than_any_limit_on_a_narrow_link_arrives(tmp_path: Path) -> None:
+    with network("broker") as net:
+        hosts = Hosts(tmp_path, net)
+        try:
+            hosts.start_broker()
+            account = read_credentials(hosts.first.node.credentials("operator"))
+            data = random.Random(1).randbytes(5 * 2**20)
+            net.narrow("broker", "1mbit")
+            began = time.monotonic()
+            digest = StreamBlobs(tmp_path / "sent", ChunkSocket(account, BLOBS)).put(data)
+            sent = time.monotonic()
+            assert StreamBlobs(tmp_path / "fetched", ChunkSocket(account, BLOBS)).get(digest) == data
+            fetched = time.monotonic()
+            events = [
+                codec.event(RunResumed(number=number), run=RUN, source="operator", cause="", time=LONG_TIME)
+                for number in range(12)
+            ]
+            socket = NatsSocket(account, LOG, timeout=4.0)
+            assert socket.append([Message(event.subject, codec.encode(event)) for event in events]) == len(events)
+            print(
+                f"\n5 MiB over 1 Mbit/s: {sent - began:.1f} s there, {fetched - sent:.1f} s back; a batch of "
+                f"{len(events) * len(LONG_TIME):,} bytes {time.monotonic() - fetched:.1f} s"
+            )
+        finally:
+            hosts.stop()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("service", ["executor", "policy", "trainer"])
+def test_the_work_of_a_host_that_is_gone_for_good_is_taken_over(
+    tmp_path: Path, undisturbed: list[Event], task: Path, service: str
+) -> None:
+    tag = {"executor": "model_called", "policy": "model_called", "trainer": "training_batch_sealed"}[service]
+    with five_hosts(tmp_path, "other") as hosts:
+        hosts.start("other", service)
+        hosts.first.order(*GENERATIONS, task=task)
+        hosts.wait_for(tag)
+        hosts.net.cut(service)  # first, so that nothing says goodbye
+        hosts.net.kill(service)
+        hosts.finish(undisturbed, f"the host of {service} gone for good, with another there")
+
+
+@pytest.mark.long
+def test_a_result_that_comes_too_late_is_refused(tmp_path: Path, undisturbed: list[Event], task: Path) -> None:
+    held = ("-P", "-c", THROUGH_HELD)
+    with five_hosts(tmp_path, "other", program=held, EVOLOG_EXECUTOR_JITTER="0") as hosts:
+        hold = hosts.gate / "hold-trajectory_recorded"
+        hold.touch()
+        hosts.first.order(*GENERATIONS, task=task)
+        wait_until(lambda: hosts.told("held", "trajectory_recorded"), "an executor has played")
+        late = hosts.harnesses["executor"].pids("executor")
+        hosts.net.cut("executor")
+        hold.unlink()
+        hosts.start("other", "executor", program=held)
+        hosts.wait_for("trajectory_recorded", 40)
+        taken = [stored for stored in hosts.first.log.read() if tag_of(stored.subject) == "trajectory_recorded"]
+        hosts.net.heal("executor")
+        wait_until(
+            lambda: any(hosts.told(str(pid), "refused", "trajectory_recorded") for pid in late),
+            "the results of the first are refused",
+        )
+        stored = hosts.finish(undisturbed, "results that came late")
+        assert [one for one in stored if tag_of(one.subject) == "trajectory_recorded"][: len(taken)] == taken
+
+
+@pytest.mark.long
+def test_clocks_that_are_an_hour_off_leave_the_same_run(tmp_path: Path, undisturbed: list[Event], task: Path) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("a clock that is off needs a C compiler, for a library that is loaded before libc")
+    source, library = tmp_path / "clock.c", tmp_path / "clock.so"
+    source.write_text(CLOCK)
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"], check=True)
+    with network("broker", *ALONE) as net:
+        hosts = Hosts(tmp_path / "hosts", net)
+        try:
+            hosts.start_broker()
+            for service, hours in zip(ALONE, (1, -1, 1, -1), strict=True):
+                hosts.start_alone(service, LD_PRELOAD=str(library), EVOLOG_TEST_CLOCK=str(3600 * hours))
+            hosts.first.order(*GENERATIONS, task=task)
+            stored = hosts.finish(undisturbed, "clocks an hour off")
+        finally:
+            hosts.stop()
+    for service in ("executor", "trainer", "policy"):
+        off = [
+            datetime.fromisoformat(event.time).timestamp() - one.time / 1e9
+            for one in stored
+            for event in readable([one])
+            if event.source == service
+        ]
+        assert off and all(3000 < abs(seconds) < 4200 for seconds in off)
