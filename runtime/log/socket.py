@@ -295,8 +295,15 @@ class NatsSocket:
         self._buffer += more
 
     def _connect(self) -> socket.socket:
-        self._account = self._login()
-        self._url = self._account.url
+        account = self._login()
+        *others, last = account.addresses()
+        for other in others:
+            with contextlib.suppress(OSError, Unavailable):
+                return self._connect_to(other)
+        return self._connect_to(last)
+
+    def _connect_to(self, account: Credentials) -> socket.socket:
+        self._account, self._url = account, account.url
         require_encrypted(self._url)
         url = urlsplit(self._url)
         context = client_context(self._account)
