@@ -5,27 +5,25 @@ leader is moved.
 import asyncio
 import contextlib
 import json
-import signal
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from events import codec
 from events.errors import Misconfigured, Unavailable
-from events.judgement import ScoringFailed, TrajectoryScored
-from events.subjects import LOG
-from runtime.broker.accounts import KEEPER, OPERATOR, USERS, accounts_of, draw_passwords, inbox_of
+from events.subjects import LOG, PREFIX
+from runtime.broker.accounts import BOOTSTRAP, KEEPER, USERS, accounts_of, draw_passwords, inbox_of
 from runtime.broker.binary import find_binary
 from runtime.broker.children import free_port
 from runtime.broker.client import open_client
 from runtime.broker.credentials import Credentials, credentials_file, write_private
-from runtime.broker.streams import MAX_MESSAGE
-from runtime.log.port import Message, Refused
+from runtime.broker.streams import MAX_MESSAGE, bootstrap
+from runtime.log.port import Message, Refused, exclusive_key
 from runtime.log.socket import NatsSocket
 from tests.harness.cli import RUN, CliHarness, one_sentence, running
 from tests.harness.invariants import check_all
@@ -35,7 +33,7 @@ from tests.harness.tasks.smaller import small_toy
 
 pytestmark = pytest.mark.slow
 
-SERVERS = 3
+SERVERS, SLOTS = 3, 120
 ADMIN = "admin"
 """A user that moves the leader, which no account of evolog may."""
 
@@ -159,8 +157,78 @@ def test_a_cluster_that_loses_its_leader_and_has_the_next_one_moved_loses_nothin
         check_all(stored, system.gold.read(), undisturbed)
         assert "whole" in system.evolog("doctor", "--integrity").out
         times = sorted(one.time for one in stored)
-        longest = max(after - before for before, after in zip(times, times[1:], strict=False)) / 1e9
+        longest = max(after - before for before, after in pairwise(times)) / 1e9
         print(
             f"\n{len(ledger.acknowledged)} events acknowledged to the client and none lost; {len(stored):,} in "
             f"{(times[-1] - times[0]) / 1e9:.1f} s, longest standstill {longest:.1f} s"
         )
+
+
+def test_batches_and_expectations_hold_on_a_cluster_whichever_server_is_asked(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    acknowledged: dict[int, bytes] = {}
+    refused: list[str] = []
+
+    def place(number: int, tag: str) -> str:
+        return f"{PREFIX[LOG]}.{RUN}.{number:024x}.{tag}"
+
+    def write(wire: NatsSocket, writer: int) -> None:
+        for slot in range(SLOTS):
+            tag = ("trajectory_recorded", "rollout_failed")[(slot + writer) % 2]
+            own = SLOTS * (writer + 1) + slot
+            batch = [
+                Message(place(slot, tag), f"{writer} {slot} first".encode()),
+                Message(place(own, "trajectory_recorded"), f"{writer} {slot} last".encode()),
+            ]
+            while True:
+                try:
+                    acknowledged[wire.append(batch)] = batch[-1].payload
+                except Refused:
+                    refused.append(place(slot, tag))
+                except Unavailable:  # stored or not: who tries again finds out
+                    time.sleep(0.1)
+                    continue
+                break
+
+    try:
+        cluster.start()
+        bootstrap_account = Credentials(cluster.url, BOOTSTRAP, cluster.passwords[BOOTSTRAP], inbox_of(BOOTSTRAP))
+        asyncio.run(bootstrap(bootstrap_account, replicas=SERVERS))
+        accounts = [
+            Credentials(url, "executor", cluster.passwords["executor"], inbox_of("executor"))
+            for url in cluster.url.split(",")
+        ]
+        with ThreadPoolExecutor(SERVERS) as pool:
+            writing = [
+                pool.submit(write, NatsSocket(account, LOG, timeout=4.0), number)
+                for number, account in enumerate(accounts)
+            ]
+            wait_until(lambda: len(acknowledged) > SLOTS // 4, "a part is written")
+            cluster.ask(f"$JS.API.STREAM.LEADER.STEPDOWN.{LOG}")
+            for one in writing:
+                one.result()
+        messages = NatsSocket(accounts[0], LOG).read(1, 10 * SLOTS)
+    finally:
+        cluster.stop()
+    assert len(messages) == 2 * SLOTS and len({exclusive_key(one.subject) for one in messages}) == 2 * SLOTS
+    for first, last in zip(messages[::2], messages[1::2], strict=True):
+        assert first.data.endswith(b"first") and last.data == first.data.replace(b"first", b"last")
+    none_lost(messages, acknowledged)
+    assert len(refused) >= SLOTS
+    print(f"\n{SLOTS} slots, {len(acknowledged)} batches acknowledged, {len(refused)} refused")
+
+
+@pytest.mark.parametrize(
+    ("count", "arguments", "words"),
+    [
+        ("3", (), ("embedded nats-server is alone",)),
+        ("2", ("--nats", "nats://127.0.0.1:1"), ("expected 1, 3 or 5",)),
+        ("many", (), ("whole number of servers",)),
+    ],
+)
+def test_a_number_of_servers_that_cannot_be_is_refused(
+    tmp_path: Path, count: str, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    system = CliHarness(tmp_path)
+    refused = system.evolog("up", *arguments, code=Misconfigured.code, EVOLOG_NATS_REPLICAS=count)
+    one_sentence(refused, "EVOLOG_NATS_REPLICAS", *words)

@@ -7,24 +7,21 @@ EVOLOG_KILL_SEED=7 python -m pytest tests/system/test_resume.py    # another ord
 import contextlib
 import os
 import random
-import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from events import codec
 from events.catalogue import CONSUMERS, SERVICES
 from events.codec import Event
-from events.run import RunResumed
-from events.subjects import LOG, tag_of
+from events.subjects import tag_of
 from replay.archive.projection import Archive
-from runtime.log.port import Message, Refused, Stored
+from runtime.log.port import Stored
 from services.host.node import Node
-from tests.harness.cli import RUN, CliHarness, OperatorClient, audited_runs, processes, running
+from tests.harness.cli import RUN, CliHarness, audited_runs, processes, running
 from tests.harness.invariants import check_all, same_tables
 from tests.harness.ledger import LEDGER, Ledger, none_lost
 from tests.harness.polling import PATIENCE, wait_until
