@@ -1,5 +1,6 @@
 """Where the broker listens for other hosts: by TLS alone, with certificates on both sides."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -15,6 +16,8 @@ from runtime.broker.issuing import (
     trusted,
 )
 
+LEAVES_VARIABLE = "EVOLOG_NATS_LEAVES"
+"""The environment variable with the port where servers of other sites join."""
 HANDSHAKE_LIMIT = 5.0
 """Seconds that a handshake may take; NATS's default, 2, is short for a slow line."""
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
@@ -36,6 +39,8 @@ class Listener(NamedTuple):
     server_name: str
     local: tuple[str, str]
     """The certificate and key, PEM, of this host's services."""
+    leaf_port: int = 0
+    """Where servers of other sites join, as leaves; 0: nowhere."""
 
     @property
     def url(self) -> str:
@@ -44,17 +49,18 @@ class Listener(NamedTuple):
 
     def configuration(self) -> dict[str, object]:
         """What the server's configuration says of it."""
-        return {
-            "listen": f"{_bracketed(self.host)}:{self.port}",
-            "tls": {
-                "cert_file": self.certificate,
-                "key_file": self.key,
-                "ca_file": self.client_authority,
-                "verify": True,
-                "handshake_first": True,
-                "timeout": HANDSHAKE_LIMIT,
-            },
+        tls = {
+            "cert_file": self.certificate,
+            "key_file": self.key,
+            "ca_file": self.client_authority,
+            "verify": True,
+            "handshake_first": True,
+            "timeout": HANDSHAKE_LIMIT,
         }
+        configuration: dict[str, object] = {"listen": f"{_bracketed(self.host)}:{self.port}", "tls": tls}
+        if self.leaf_port:
+            configuration["leafnodes"] = {"listen": f"{_bracketed(self.host)}:{self.leaf_port}", "tls": tls}
+        return configuration
 
 
 def make_listener(directory: Path, address: str) -> Listener:
@@ -90,8 +96,26 @@ def make_listener(directory: Path, address: str) -> Listener:
         certificate, key = str(folder / "broker.pem"), str(folder / "broker.key")
     local = certify(authority, "local")
     return Listener(
-        host, port, certificate, key, str(folder / "ca.pem"), trusted(directory, issued), server_name, local[:2]
+        host,
+        port,
+        certificate,
+        key,
+        str(folder / "ca.pem"),
+        trusted(directory, issued),
+        server_name,
+        local[:2],
+        _leaf_port(),
     )
+
+
+def _leaf_port() -> int:
+    text = os.environ.get(LEAVES_VARIABLE, "0")
+    if not (text.isascii() and text.isdigit() and int(text) < 1 << 16):
+        raise Misconfigured(
+            f"{LEAVES_VARIABLE} is {text!r}; expected a port, such as 7422, where the servers of other sites join: "
+            "correct it, or unset it."
+        )
+    return int(text)
 
 
 def _bracketed(host: str) -> str:

@@ -42,6 +42,7 @@ VARIABLES = frozenset(
         "EVOLOG_EXECUTOR_JITTER",
         "EVOLOG_LOG_LEVEL",
         "EVOLOG_NATS_SERVER",
+        "EVOLOG_NATS_LEAVES",
         "EVOLOG_NATS_URL",
         "EVOLOG_POLICY_URL",
         "EVOLOG_PRICES",

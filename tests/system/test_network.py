@@ -23,11 +23,14 @@ import pytest
 from events import codec
 from events.catalogue import SERVICES
 from events.codec import Event
+from events.errors import Misconfigured
 from events.run import RunResumed
 from events.subjects import BLOBS, LOG, run_of, tag_of
 from runtime.blobs.stream import ChunkSocket, StreamBlobs
+from runtime.broker.binary import find_binary
 from runtime.broker.credentials import read_credentials
 from runtime.broker.issuing import bundle_file
+from runtime.broker.leaf import write_leaf_config
 from runtime.log.port import Message, Stored, readable
 from runtime.log.socket import NatsSocket
 from tests.harness.cli import CLI, RUN, CliHarness, running
@@ -40,7 +43,7 @@ pytestmark = pytest.mark.slow
 
 AWAY = 40.0
 """Seconds for which a link is cut."""
-PORT = 4222
+PORT, LEAF_PORT = 4222, 7422
 DELAY = 0.2
 RATES = {"executor": "512kbit", "auditor": "512kbit", "trainer": "8mbit", "policy": "8mbit"}
 LONG_TIME = f"2026-01-01T00:00:00.{'0' * 200_000}Z"
@@ -138,9 +141,10 @@ class Hosts:
         given = {"PYTHONPATH": str(self.folder), "EVOLOG_TEST_GATE": str(self.gate)} | environment
         return CliHarness(self.folder / host, at=self.net.at(host), **given)
 
-    def start_broker(self) -> None:
+    def start_broker(self, *without: str) -> None:
         """Start the broker, and the services of its host."""
-        listen, only = f"{self.net.address('broker')}:{PORT}", ",".join(WITH_BROKER)
+        listen = f"{self.net.address('broker')}:{PORT}"
+        only = ",".join(service for service in WITH_BROKER if service not in without)
         self.ups["broker"] = self.first.start("up", "--listen", listen, "--only", only, "--blobs", "stream")
         self._wait("broker", self.first)
 
@@ -447,3 +451,32 @@ def test_clocks_that_are_an_hour_off_leave_the_same_run(tmp_path: Path, undistur
             if event.source == service
         ]
         assert off and all(3000 < abs(seconds) < 4200 for seconds in off)
+
+
+@pytest.mark.long
+def test_a_site_behind_a_firewall_has_a_server_of_its_own_as_a_leaf(
+    tmp_path: Path, undisturbed: list[Event], task: Path
+) -> None:
+    with network("broker", "executor", "policy", "auditor", "site") as net:
+        hosts = Hosts(tmp_path, net)
+        try:
+            hosts.first.evolog("credentials", "add", "site", "trainer", "verifier")
+            hosts.first.environment["EVOLOG_NATS_LEAVES"] = str(LEAF_PORT)
+            hosts.start_broker("verifier")
+            bundle = bundle_file(hosts.first.node.directory, "site")
+            with pytest.raises(Misconfigured, match="policy, and questions do not pass"):
+                policy = bundle_file(hosts.first.node.directory, "policy")
+                write_leaf_config(policy, tmp_path / "none", f"127.0.0.1:{PORT}", LEAF_PORT)
+            config = write_leaf_config(bundle, tmp_path / "leaf", f"127.0.0.1:{PORT}", LEAF_PORT)
+            with (tmp_path / "leaf.log").open("wb") as log:
+                command = (*net.at("site"), str(find_binary()), "-c", str(config))
+                subprocess.Popen(command, stdout=log, stderr=log)
+            for service in ("executor", "policy", "auditor"):
+                hosts.start(service)
+            hosts.start("site", "site", EVOLOG_NATS_URL=f"nats://127.0.0.1:{PORT}")
+            hosts.first.order(*GENERATIONS, task=task)
+            hosts.finish(undisturbed, "a site with a leaf")
+            sources = {event.source for event in readable(hosts.first.log.read())}
+            assert {"trainer", "verifier"} <= sources and not hosts.first.pids("verifier")
+        finally:
+            hosts.stop()
