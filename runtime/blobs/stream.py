@@ -34,8 +34,10 @@ CHUNK = 1 << 20
 """Bytes of a chunk. It stays as it is for ever: who adds the rest of a blob must cut it as its beginning was cut."""
 WINDOW = 4
 """Chunks that are on their way at once."""
-TIMEOUT = 60.0
-"""Seconds that a chunk may take on its way."""
+NARROW = 2.0
+"""Seconds for a chunk from which on the next ones are asked for one by one: the server hangs up on whoever takes more
+than a minute for what it has sent.
+"""
 CACHE_LIMIT = 10 * 10**9
 """Bytes that a host keeps of blobs, unless that is set."""
 ROOM_MADE = 0.9
@@ -82,7 +84,7 @@ class ChunkSocket(NatsSocket):
             sizes = f"{len(header)} {len(header) + len(payload)}"
             replies.append(reply := f"{self._inbox}.b{next(self._numbers)}")
             frame = f"HPUB {self._subject(digest, number)} {reply} {sizes}\r\n".encode()
-            (self._socket or self._connect()).sendall(b"".join((frame, header, payload, b"\r\n")))
+            self._send_all(b"".join((frame, header, payload, b"\r\n")))
         new = False
         for header, answer in self._answers(replies):
             if header:
@@ -96,13 +98,15 @@ class ChunkSocket(NatsSocket):
     def _download(self, digest: str, write: Callable[[bytes], object]) -> bool:
         numbers: Sequence[int] = [0]  # most blobs have one chunk
         while True:
+            began = time.monotonic()
             for chunk in self._chunks(digest, numbers):
                 if chunk is None:
                     return False
                 write(chunk)
                 if len(chunk) < CHUNK:
                     return True
-            numbers = range(numbers[-1] + 1, numbers[-1] + 1 + WINDOW)
+            narrow = time.monotonic() - began > NARROW * len(numbers)
+            numbers = range(numbers[-1] + 1, numbers[-1] + 1 + (1 if narrow else WINDOW))
 
     def _chunks(self, digest: str, numbers: Sequence[int]) -> list[bytes | None]:
         """These chunks, or None for one that is not there."""

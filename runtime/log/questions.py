@@ -153,8 +153,7 @@ class Asking(NatsSocket):
         return bytes(answer)
 
     def _send(self, subject: str, reply: str, payload: bytes) -> None:
-        connection = self._socket or self._connect()
-        connection.sendall(f"PUB {subject} {reply} {len(payload)}\r\n".encode() + payload + b"\r\n")
+        self._send_all(f"PUB {subject} {reply} {len(payload)}\r\n".encode() + payload + b"\r\n")
 
     def _next(self) -> tuple[bytes, bytes, bytes] | None:
         """The next message, or None where none has come whole yet, after a while."""

@@ -4,11 +4,13 @@ It speaks the little of the NATS protocol that atomic batches (ADR-50) and batch
 does the rest.
 """
 
+import contextlib
 import itertools
 import json
 import re
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -38,6 +40,14 @@ PART, AHEAD = 4000, 12000
 """Messages that a bulk read asks for at a time, and the most that it has asked for before they are wanted."""
 PART_BYTES = 16 * 1024 * 1024
 """Most bytes of such a part; a server hangs up on whoever leaves 64 MiB unread."""
+PIECE = 1 << 15
+"""Bytes that are sent at once. Each piece may take the whole timeout, so a narrow link is slow, and not away."""
+UNSENT = 1 << 16
+"""Most bytes that the system takes before it has sent them: what it has taken tells nothing of the link."""
+IDLE = 10.0
+"""Seconds after which a connection that was not used is made anew. It answers no pings meanwhile, so the server may
+have closed it, and where a link was cut nobody has told of it.
+"""
 PATIENCE = 5.0
 """Seconds after which messages that were asked for and are not there are given up."""
 # subject, subscription, reply ($JS.ACK.<stream>.<consumer>.<times>.<sequence>.<of the consumer>.<time>.<pending>),
@@ -93,6 +103,8 @@ class NatsSocket:
         self._url = credentials.url
         self._inbox = f"{credentials.inbox}.{uuid.uuid4().hex[:12]}"
         self._socket: socket.socket | None = None
+        self._used = 0.0
+        """When the last call ended."""
         self._buffer = bytearray()
         self._numbers = itertools.count()
         """An answer that comes late must not be taken for another call's: no reply subject is used twice."""
@@ -173,6 +185,8 @@ class NatsSocket:
     def _guarded(self, call: Callable[[], T]) -> T:
         # an answer that was not read to its end would be taken for the next call's: after any failure the connection is
         # made anew
+        if self._socket is not None and time.monotonic() - self._used > IDLE:
+            self.close()
         try:
             return call()
         except (Refused, TryAgain, _TooMany):
@@ -181,14 +195,22 @@ class NatsSocket:
             self.close()
             if error := handshake_error(self._account, wrong):
                 raise error from wrong
-            raise Unavailable(f"No answer from the broker at {self._url} ({wrong}); `evolog up` starts one.") from wrong
+            raise Unavailable(
+                f"No answer from the broker at {self._url} ({wrong}); {self._account.advice()}."
+            ) from wrong
         except BaseException:
             self.close()
             raise
+        finally:
+            self._used = time.monotonic()
+
+    def _send_all(self, data: bytes) -> None:
+        connection, view = self._socket or self._connect(), memoryview(data)
+        for start in range(0, len(view), PIECE):
+            connection.sendall(view[start : start + PIECE])
 
     def _send_append(self, frames: bytes, reply: bytes, count: int) -> int:
-        connection = self._socket or self._connect()
-        connection.sendall(frames)
+        self._send_all(frames)
         while True:
             subject, header, data = self._message()
             if subject == reply:
@@ -273,8 +295,15 @@ class NatsSocket:
         self._buffer += more
 
     def _connect(self) -> socket.socket:
-        self._account = self._login()
-        self._url = self._account.url
+        account = self._login()
+        *others, last = account.addresses()
+        for other in others:
+            with contextlib.suppress(OSError, Unavailable):
+                return self._connect_to(other)
+        return self._connect_to(last)
+
+    def _connect_to(self, account: Credentials) -> socket.socket:
+        self._account, self._url = account, account.url
         require_encrypted(self._url)
         url = urlsplit(self._url)
         context = client_context(self._account)
@@ -283,6 +312,8 @@ class NatsSocket:
             (url.hostname or "127.0.0.1", url.port or 4222), min(CONNECT_LIMIT, self._timeout)
         )
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(AttributeError, OSError):  # not every system has it
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
         if context:  # before a word is said: else who stands between could have it go on without TLS
             connection = context.wrap_socket(connection, server_hostname=server_hostname(self._account, url.hostname))
             self._socket = connection

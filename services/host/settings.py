@@ -21,6 +21,7 @@ START_ATTEMPTS = 16
 """Most attempts at each test item that the auditor asks of a run's start, unless that is set. For LawBench they are a
 sixth of what a run plays itself.
 """
+REPLICAS_VARIABLE = "EVOLOG_NATS_REPLICAS"
 TRAINER_VARIABLE = "EVOLOG_TRAINER"
 ACCELERATE_VARIABLE = "EVOLOG_ACCELERATE"
 VARIABLES = frozenset(
@@ -29,6 +30,7 @@ VARIABLES = frozenset(
         HOST_PATIENCE_VARIABLE,
         SCORING_LIMIT_VARIABLE,
         START_ATTEMPTS_VARIABLE,
+        REPLICAS_VARIABLE,
         TRAINER_VARIABLE,
         ACCELERATE_VARIABLE,
         "EVOLOG_ALLOW_UNSANDBOXED",
@@ -189,6 +191,22 @@ def start_attempts() -> int:
     return whole_number(
         START_ATTEMPTS_VARIABLE, START_ATTEMPTS, f"of attempts, such as {START_ATTEMPTS}, or 0 for none"
     )
+
+
+def replicas(nats_url: str | None) -> int:
+    """On how many servers of a cluster each stream stands, as EVOLOG_NATS_REPLICAS says it: 1, 3 or 5.
+
+    Raises `Misconfigured` for another number, and for several with the embedded server (no `nats_url`), which is alone.
+    """
+    count = whole_number(REPLICAS_VARIABLE, 1, "of servers: 1, 3 or 5")
+    if count not in (1, 3, 5):
+        raise Misconfigured(f"{REPLICAS_VARIABLE} is {count}; expected 1, 3 or 5: an even number bears no more losses.")
+    if count > 1 and not nats_url:
+        raise Misconfigured(
+            f"{REPLICAS_VARIABLE} is {count}, and the embedded nats-server is alone: name the servers of your cluster "
+            "with --nats tls://A:4222,tls://B:4222,tls://C:4222, or unset it."
+        )
+    return count
 
 
 def whole_number(variable: str, default: int, kind: str) -> int:

@@ -34,6 +34,7 @@ from services.host.node import Node, Running, owner_alone, version
 from services.host.settings import (
     accelerate_config,
     host_patience,
+    replicas,
     scaffold_limits,
     scoring_limit,
     start_attempts,
@@ -142,6 +143,8 @@ async def supervise(
     scoring_limit()
     start_attempts()
     cache_limit()
+    if bundle is None:
+        replicas(nats_url)
     names = only or (tuple(read_bundle(bundle).accounts) if bundle else SERVICES)
     with node.hold(), children.reserve_port() as reserved:
         node.node_json.unlink(missing_ok=True)
@@ -263,7 +266,9 @@ async def _prepare(node: Node, broker: EmbeddedServer | None, nats_url: str | No
         login = credentials.read_credentials(node.credentials(user))
         login = msgspec.structs.replace(login, url=nats_url, blobs=store.back_end(node.directory))
         credentials.write_private(node.credentials(user), msgspec.json.encode(login).decode())
-    await streams.bootstrap(credentials.read_credentials(node.credentials(accounts.BOOTSTRAP)), version())
+    await streams.bootstrap(
+        credentials.read_credentials(node.credentials(accounts.BOOTSTRAP)), version(), replicas(nats_url)
+    )
     return nats_url
 
 

@@ -56,11 +56,14 @@ class CliHarness:
     """A folder with a project directory `.evolog` in it, a home of its own, and the processes that are started there.
 
     `program` is what runs as `evolog up`, as arguments of Python; `environment` is added to this process's own, without
-    its settings.
+    its settings. `at` stands before every command, such as one that enters a host's network.
     """
 
-    def __init__(self, folder: Path, program: Sequence[str] = CLI, **environment: str) -> None:
+    def __init__(
+        self, folder: Path, program: Sequence[str] = CLI, *, at: Sequence[str] = (), **environment: str
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.at = tuple(at)
         self.folder, self.node, self.program = folder, Node(folder / ".evolog"), tuple(program)
         inherited = {
             name: value
@@ -77,7 +80,7 @@ class CliHarness:
     def start(self, *arguments: str, program: Sequence[str] = CLI) -> subprocess.Popen[str]:
         """A command that goes on."""
         return subprocess.Popen(
-            [sys.executable, *program, *arguments],
+            [*self.at, sys.executable, *program, *arguments],
             cwd=self.folder,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -89,7 +92,7 @@ class CliHarness:
     def evolog(self, *arguments: str, code: int = 0, **environment: str) -> CommandResult:
         """A command to its end, which must have that exit code and print no traceback."""
         done = subprocess.run(
-            [sys.executable, *CLI, *arguments],
+            [*self.at, sys.executable, *CLI, *arguments],
             cwd=self.folder,
             env=self.environment | environment,
             stdin=subprocess.DEVNULL,

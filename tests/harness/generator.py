@@ -485,6 +485,6 @@ async def _make_stream(url: str, stream: str) -> None:
         url, user=FILLER.user, password=FILLER.password, reconnect_time_wait=0.05, error_cb=unheard
     )
     try:
-        await client.jetstream().add_stream(streams._stream_config(stream))
+        await client.jetstream().add_stream(streams._stream_config(stream, 1))
     finally:
         await client.close()

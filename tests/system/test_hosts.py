@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from events.errors import Misconfigured
-from runtime.broker.binary import find_binary
 from runtime.broker.children import free_port
 from runtime.broker.issuing import bundle_file
 from services.host.node import Node
@@ -26,24 +25,15 @@ PLAYED = "SELECT generation, purpose, item, attempt, answer, reward FROM traject
 
 
 @contextlib.contextmanager
-def host(system: CliHarness, folder: Path, leaf_of: str = "") -> Iterator[Node]:
-    """The services of `ELSEWHERE` by a bundle, in a directory that was not there; by a leaf node of their own, if an
-    address for leaf nodes is given.
-    """
+def host(system: CliHarness, folder: Path) -> Iterator[Node]:
+    """The services of `ELSEWHERE` by a bundle, in a directory that was not there."""
     node, bundle = Node(folder), folder.with_name("bundle.json")
     shutil.copy(bundle_file(system.node.directory, "second"), bundle)
     processes: list[subprocess.Popen[str]] = []
     try:
-        if leaf_of:
-            here = f"127.0.0.1:{free_port()}"
-            made = system.evolog("credentials", "leaf", str(bundle), "leaf", "--broker", leaf_of, "--listen", here)
-            command = [str(find_binary()), "-c", made.out.strip()]
-            processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
-            system.environment["EVOLOG_NATS_URL"] = f"nats://{here}"
         for service in ELSEWHERE:
             arguments = ("--dir", str(node.directory), "--credentials", str(bundle))
             processes.append(system.start("service", service, *arguments))
-        system.environment.pop("EVOLOG_NATS_URL", None)
         yield node
     finally:
         for process in processes:
@@ -60,19 +50,14 @@ def test_a_run_goes_over_two_hosts_that_share_no_folder_and_comes_out_the_same(t
     alone = system.here("sql", PLAYED.format("alone"), "--format", "csv").out
     digest = system.here("replay", "alone").out
 
-    address, leaf = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     system.evolog("credentials", "init", "--address", address)
     system.evolog("credentials", "add", "second", *ELSEWHERE)
-    listening = ("--listen", address, "--listen-leaf", leaf)
-    up = system.start("up", *listening, "--executors", "0", "--verifiers", "0", "--blobs", "stream")
+    up = system.start("up", "--listen", address, "--executors", "0", "--verifiers", "0", "--blobs", "stream")
     try:
         wait_until(lambda: system.node.alive() or up.poll() is not None, "evolog is up")
         shutil.rmtree(system.node.blobs)  # what stood there is with the broker now
         shutil.rmtree(system.node.gold_blobs)
-        with host(system, tmp_path / "behind", leaf) as behind:
-            system.evolog(*run, "by_a_leaf")
-            assert system.here("sql", PLAYED.format("by_a_leaf"), "--format", "csv").out == alone
-            assert not behind.node_json.exists()
         with host(system, tmp_path / "second") as second:
             system.evolog(*run, "together")
             assert system.here("sql", PLAYED.format("together"), "--format", "csv").out == alone

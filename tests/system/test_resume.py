@@ -7,25 +7,23 @@ EVOLOG_KILL_SEED=7 python -m pytest tests/system/test_resume.py    # another ord
 import contextlib
 import os
 import random
-import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from events import codec
 from events.catalogue import CONSUMERS, SERVICES
 from events.codec import Event
-from events.run import RunResumed
-from events.subjects import LOG, tag_of
+from events.subjects import tag_of
 from replay.archive.projection import Archive
-from runtime.log.port import Message, Refused, Stored
+from runtime.log.port import Stored
 from services.host.node import Node
-from tests.harness.cli import RUN, CliHarness, OperatorClient, audited_runs, processes, running
+from tests.harness.cli import RUN, CliHarness, audited_runs, processes, running
 from tests.harness.invariants import check_all, same_tables
+from tests.harness.ledger import LEDGER, Ledger, none_lost
 from tests.harness.polling import PATIENCE, wait_until
 
 pytestmark = pytest.mark.slow
@@ -36,7 +34,6 @@ RESUMED = PATIENCE
 EXTRA = 2
 """Blows beyond one for each victim."""
 VICTIMS = (*SERVICES, "supervisor", "nats-server")
-LEDGER = RunResumed.tag()
 
 
 class Blow(NamedTuple):
@@ -48,42 +45,6 @@ class Blow(NamedTuple):
     tag: str
     number: int
     later: float
-
-
-class Ledger(threading.Thread):
-    """Appends events all the while, one after the other, and keeps those that were acknowledged."""
-
-    def __init__(self, node: Node) -> None:
-        super().__init__(daemon=True)
-        self.client = OperatorClient(node, LOG)
-        self.acknowledged: dict[int, bytes] = {}
-        self.stop = threading.Event()
-
-    def run(self) -> None:
-        number = 0
-        while not self.stop.is_set():
-            number += 1
-            event = codec.event(
-                RunResumed(number=number), run=RUN, source="operator", cause="", time="2026-01-01T00:00:00Z"
-            )
-            message = Message(event.subject, codec.encode(event))
-            with contextlib.suppress(Refused):  # it is there; its acknowledgement was lost
-                while not self.stop.is_set():
-                    sequence = self.append(message)
-                    if isinstance(sequence, int):
-                        self.acknowledged[sequence] = message.payload
-                        break
-                    time.sleep(0.05)
-            time.sleep(0.03)
-
-    def append(self, message: Message) -> int | None:
-        return self.client.ask(lambda socket: socket.append([message]))
-
-    def end(self) -> None:
-        """Stop; fails where it has stopped of itself, and so has asked nothing since."""
-        assert self.is_alive(), f"the client that appends has died, after {len(self.acknowledged)} events"
-        self.stop.set()
-        self.join(PATIENCE)
 
 
 class Standstill:
@@ -192,15 +153,6 @@ def beaten(system: CliHarness, seed: int, calm: Calm) -> Outcome:
     return Outcome(
         stored, system.gold.read(), blows, len(ledger.acknowledged), standstill.longest, time.monotonic() - began
     )
-
-
-def none_lost(stored: Sequence[Stored], acknowledged: Mapping[int, bytes]) -> None:
-    """Every acknowledged event stands where it was acknowledged."""
-    there = {message.sequence: message.data for message in stored}
-    for sequence, data in acknowledged.items():
-        assert there.get(sequence) == data, (
-            f"the event that was acknowledged at sequence {sequence} is lost; the log ends at {len(stored)}"
-        )
 
 
 def check(seed: int, calm: Calm, folder: Path) -> Outcome:

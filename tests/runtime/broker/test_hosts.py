@@ -534,6 +534,75 @@ def test_a_key_is_rotated_and_revoked_while_others_go_on(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+def test_a_leaf_node_hands_on_what_its_keys_allow_as_long_as_they_hold(tmp_path: Path) -> None:
+    """The broker enforces the rights, also where the leaf node itself lets all through."""
+    address, leaves, here = (f"127.0.0.1:{free_port()}" for _ in range(3))
+    start_issuing(tmp_path, address)
+    add_bundle(tmp_path, "site", ["trainer", "verifier"])
+    add_bundle(tmp_path, "other", ["trainer"])
+    with pytest.raises(Misconfigured, match="a key for policy, and questions do not pass"):
+        write_leaf(read_bundle(bundle_file(tmp_path, "policy")), tmp_path / "none", leaves, here)
+    site = read_bundle(bundle_file(tmp_path, "site"))
+    with pytest.raises(UsageError, match=r"0\.0\.0\.0:4222 would let services in without TLS"):
+        write_leaf(site, tmp_path / "none", leaves, "0.0.0.0:4222")
+    assert not (tmp_path / "none").exists()
+    config = write_leaf(site, tmp_path / "leaf", leaves, here)
+    assert {path.stat().st_mode & 0o777 for path in config.parent.iterdir()} == {0o600}
+    open_to_all = json.loads(config.read_text())
+    for each in open_to_all["accounts"].values():
+        del each["users"][0]["permissions"]
+    write_private(config, json.dumps(open_to_all))
+
+    def behind(user: str) -> NatsSocket:
+        login = bundle_login(bundle_file(tmp_path, "site"), user)()
+        return NatsSocket(msgspec.structs.replace(login, url=f"nats://{here}"), LOG)
+
+    def reads() -> bool:
+        try:
+            return len(behind("verifier").read(1, 10)) == 3
+        except UserError:
+            return False
+
+    async def check() -> None:
+        server = EmbeddedServer(tmp_path, listen=address, leaf=leaves)
+        await server.start()
+        leaf = subprocess.Popen([str(find_binary()), "-c", str(config)], stderr=subprocess.DEVNULL)
+        try:
+            await bootstrap(server.credentials(BOOTSTRAP))
+            score = await asyncio.to_thread(lambda: event_message("verifier"))
+            wait_until(lambda: _appended(behind("verifier"), score), "the leaf node has joined")
+            with pytest.raises(UserError):
+                await asyncio.to_thread(behind("trainer").append, [event_message("verifier", "forged")])
+            with pytest.raises(UserError, match="wrong last sequence"):
+                await asyncio.to_thread(behind("verifier").append, [score])
+            batch = [event_message("verifier", f"run{number}") for number in range(2)]
+            assert await asyncio.to_thread(behind("verifier").append, batch) == 3
+            await asyncio.to_thread(revoke, tmp_path, "other", lambda: reload_keys(server.directory))
+            wait_until(reads, "the leaf node is back, as its keys hold")
+            await asyncio.to_thread(revoke, tmp_path, "site", lambda: reload_keys(server.directory))
+            wait_until(lambda: not reads(), "the leaf node is shut out")
+        finally:
+            leaf.kill()
+            leaf.wait()
+            await server.stop()
+
+    asyncio.run(check())
+
+
+def event_message(source: str, run: str = "r") -> Message:
+    """An event of a service's own, where none stands."""
+    scored = codec.event(example(TrajectoryScored), run=run, source=source, cause="", time=TIME)
+    return Message(scored.subject, codec.encode(scored), 0)
+
+
+def _appended(wire: NatsSocket, message: Message) -> bool:
+    try:
+        return wire.append([message]) == 1
+    except UserError:
+        return False
+
+
+@pytest.mark.slow
 def test_keys_that_were_revoked_while_nothing_was_up_do_not_hold_afterwards(tmp_path: Path) -> None:
     assert not reload_keys(tmp_path)
 
