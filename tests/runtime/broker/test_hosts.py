@@ -8,16 +8,20 @@ import signal
 import socket
 import ssl
 import stat
+import subprocess
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from events import codec
 from events.catalogue import SERVICES
 from events.errors import Misconfigured, NotFound, Unavailable, UsageError, UserError
-from events.subjects import GOLD
+from events.judgement import TrajectoryScored
+from events.subjects import GOLD, LOG
 from runtime.broker import issuing
 from runtime.broker.accounts import BOOTSTRAP, USERS, accounts_of, draw_passwords, permissions_of
+from runtime.broker.binary import find_binary
 from runtime.broker.certificates import Certified, certify, make_authority, shake_hands
 from runtime.broker.children import free_port
 from runtime.broker.client import open_client
@@ -42,16 +46,18 @@ from runtime.broker.issuing import (
     start_issuing,
     valid_keys,
 )
+from runtime.broker.leaf import write_leaf
 from runtime.broker.listener import make_listener
 from runtime.broker.server import EmbeddedServer, reload_keys
 from runtime.broker.streams import bootstrap
 from runtime.broker.tls import client_context, handshake_error, load_chain
 from runtime.log.jetstream import Connection, connect
-from runtime.log.port import Message
+from runtime.log.port import Message, Refused
 from runtime.log.socket import NatsSocket
 from runtime.log.worker import retry_until_available
 from tests.harness.broker import account, bundled, tls_broker
-from tests.harness.polling import PATIENCE
+from tests.harness.facts import TIME, example
+from tests.harness.polling import PATIENCE, wait_until
 
 HOST = "broker.example.org"
 AUTHORITY, STRANGER = make_authority("one"), make_authority("another")
@@ -569,11 +575,11 @@ def test_a_leaf_node_hands_on_what_its_keys_allow_as_long_as_they_hold(tmp_path:
         leaf = subprocess.Popen([str(find_binary()), "-c", str(config)], stderr=subprocess.DEVNULL)
         try:
             await bootstrap(server.credentials(BOOTSTRAP))
-            score = await asyncio.to_thread(lambda: event_message("verifier"))
+            score = event_message("verifier")
             wait_until(lambda: _appended(behind("verifier"), score), "the leaf node has joined")
             with pytest.raises(UserError):
                 await asyncio.to_thread(behind("trainer").append, [event_message("verifier", "forged")])
-            with pytest.raises(UserError, match="wrong last sequence"):
+            with pytest.raises(Refused, match="wrong last sequence"):
                 await asyncio.to_thread(behind("verifier").append, [score])
             batch = [event_message("verifier", f"run{number}") for number in range(2)]
             assert await asyncio.to_thread(behind("verifier").append, batch) == 3
