@@ -5,7 +5,6 @@
 `MemoryLog` (for tests and simulation) and `JetStreamLog` keep the same contract, and the same tests run on both.
 """
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import NamedTuple, Protocol
@@ -169,6 +168,8 @@ async def append_once(log: Log, events: Sequence[Event], scanner: Scanner) -> bo
             if len(rest) == len(batch):
                 if unexplained == UNEXPLAINED:
                     raise
+                import asyncio  # which the pure core, that imports this module, does without
+
                 unexplained += 1
                 await asyncio.sleep(LAG)
             waiting, existed = rest + waiting, existed or len(rest) < len(batch)

@@ -132,6 +132,7 @@ def over_a_cluster(folder: Path) -> Iterator[tuple[Cluster, CliHarness]]:
         cluster.stop()
 
 
+@pytest.mark.long
 def test_a_cluster_that_loses_its_leader_and_has_the_next_one_moved_loses_nothing(tmp_path: Path) -> None:
     task = small_toy(tmp_path / "task")
     with running(tmp_path / "calm") as calm:

@@ -321,12 +321,10 @@ MOMENTS: dict[str, Callable[[Hosts], None]] = {
     "a completion": cut_in_a_completion,
     "a decision": cut_in_a_decision,
 }
-FEW = ("a play",)
 
 
-@pytest.mark.parametrize(
-    "moment", [pytest.param(name, marks=[pytest.mark.long] * (name not in FEW)) for name in MOMENTS]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_link_that_is_cut_for_40_seconds_leaves_the_same_run(
     tmp_path: Path, undisturbed: list[Event], task: Path, moment: str
 ) -> None:
@@ -403,7 +401,6 @@ def test_the_work_of_a_host_that_is_gone_for_good_is_taken_over(
         hosts.finish(undisturbed, f"the host of {service} gone for good, with another there")
 
 
-@pytest.mark.long
 def test_a_result_that_comes_too_late_is_refused(tmp_path: Path, undisturbed: list[Event], task: Path) -> None:
     held = ("-P", "-c", THROUGH_HELD)
     with five_hosts(tmp_path, "other", program=held, EVOLOG_EXECUTOR_JITTER="0") as hosts:

@@ -108,7 +108,10 @@ class Stalling(NatsSocket):
                 time.sleep(0.05)
 
 
-def test_a_reader_that_the_server_drops_in_the_middle_of_an_answer_goes_on_without_a_gap(tmp_path: Path) -> None:
+def test_a_reader_that_the_server_drops_in_the_middle_of_an_answer_goes_on_without_a_gap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.broker.server.WRITE_DEADLINE", "10s")  # a minute as it is
     size, count = 1_000_000, 150
     events = [of_size(number, size) for number in range(count)]
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -263,3 +264,48 @@ def test_no_two_calls_wait_for_the_same_answer(tmp_path: Path, monkeypatch: pyte
             assert len(set(replies)) == 6
 
     asyncio.run(check())
+
+
+def test_a_connection_that_was_not_used_for_a_while_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check() -> None:
+        async with broker(tmp_path) as server, account(server, "executor") as executor:
+            wire = NatsSocket(executor.credentials, LOG)
+            made: list[object] = []
+            connect = NatsSocket._connect
+
+            def remember(wire: NatsSocket) -> socket.socket:
+                made.append(wire)
+                return connect(wire)
+
+            monkeypatch.setattr(NatsSocket, "_connect", remember)
+            for attempt in range(2):
+                wire.append([message(attempt)])
+            assert len(made) == 1
+            monkeypatch.setattr("runtime.log.socket.IDLE", 0.0)
+            wire.append([message(2)])
+            assert len(made) == 2
+
+    asyncio.run(check())
+
+
+def test_what_is_refused_while_the_log_shows_nothing_there_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server of a cluster may be behind, and its leader may change with an append under way."""
+    monkeypatch.setattr("runtime.log.port.LAG", 0.0)
+    refusals = 3
+
+    class Behind(MemoryLog):
+        async def append(self, messages: Sequence[Message]) -> int:
+            nonlocal refusals
+            refusals -= 1
+            if refusals >= 0:
+                raise Refused("not yet")
+            return await super().append(messages)
+
+    log = Behind(MemoryStream())
+    assert not asyncio.run(append_once(log, [trajectory(0)], Scanner([])))
+    assert len(asyncio.run(log.read(1, 10))) == 1
+    refusals = 1000
+    with pytest.raises(Refused):
+        asyncio.run(append_once(log, [trajectory(1)], Scanner([])))
