@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 from rich.console import Console
 from rich.table import Table
@@ -124,9 +125,9 @@ def waiting_policy(directory: str, seconds: float) -> None:
         time.sleep(seconds)
         return sample(self, name, requests)
 
-    services.policy.ReportedModels.sample = waits  # type: ignore[method-assign]
     sys.argv = ["policy", "policy", "--dir", directory]
-    main()
+    with mock.patch.object(services.policy.ReportedModels, "sample", waits):
+        main()
 
 
 def by_executors(counts: Sequence[int], rollouts: int, seconds: float) -> Table:

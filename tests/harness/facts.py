@@ -18,6 +18,7 @@ from events.judgement import TrajectoryScored
 from events.kinds import LeverChoice, Memory, Resample
 from events.rollouts import RolloutsRequested, TrajectoryRecorded
 from events.run import Budget, Items, RunStarted
+from events.weights import AdapterPublished, TrainingBatchSealed
 from tasks.contract import Item
 
 RUN = "r"
@@ -109,6 +110,22 @@ def scores(requests: Sequence[RolloutsRequested], right: set[str]) -> list[Traje
                     )
                 )
     return found
+
+
+def adapter_of(sealed: TrainingBatchSealed, adapter: str) -> AdapterPublished:
+    """An adapter that was trained on a sealed batch."""
+    return AdapterPublished(
+        generation=sealed.generation,
+        round=sealed.round,
+        adapter=adapter,
+        parent_adapter=sealed.parent_adapter,
+        base_model="b",
+        batch=sealed.digest,
+        algorithm=sealed.algorithm,
+        canary=(),
+        trained_on=1,
+        state=f"{adapter} state",
+    )
 
 
 def agent_called(generation: int, **changes: Any) -> AgentCalled:

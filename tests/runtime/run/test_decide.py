@@ -15,7 +15,6 @@ from events.population import CandidateAccepted, CandidateRejected
 from events.rollouts import RolloutFailed, RolloutsRequested
 from events.run import AuditReleased, Budget, RunFinished, RunPaused, RunResumed
 from events.weights import (
-    AdapterPublished,
     AdapterRejected,
     AdapterServed,
     TrainingBatchSealed,
@@ -24,7 +23,18 @@ from events.weights import (
 )
 from runtime.run.batch import batch_digest
 from runtime.run.fork import comparable_from
-from tests.harness.facts import DEV, agent_called, chosen, event_of, example, proposed, scores, started, update
+from tests.harness.facts import (
+    DEV,
+    adapter_of,
+    agent_called,
+    chosen,
+    event_of,
+    example,
+    proposed,
+    scores,
+    started,
+    update,
+)
 from tests.harness.given import Scenario, given
 
 
@@ -41,21 +51,6 @@ def played(story: Scenario, right: set[str], seed: int = 0) -> Scenario:
 
 def accepted_start() -> Scenario:
     return played(given(started(), proposed()), {"d1"})
-
-
-def adapter_of(sealed: TrainingBatchSealed, adapter: str) -> AdapterPublished:
-    return AdapterPublished(
-        generation=sealed.generation,
-        round=sealed.round,
-        adapter=adapter,
-        parent_adapter=sealed.parent_adapter,
-        base_model="b",
-        batch=sealed.digest,
-        algorithm=sealed.algorithm,
-        canary=(),
-        trained_on=1,
-        state=f"{adapter} state",
-    )
 
 
 def published(story: Scenario, adapter: str = "a1") -> Scenario:

@@ -11,9 +11,12 @@ from events.rollouts import RolloutsRequested
 from events.run import Budget
 from events.weights import AdapterServed, TrainingBatchSealed, WeightUpdateFailed, WeightUpdateFinished
 from runtime.run.order import largest_decision, require_playable
-from tests.harness.facts import RUN, proposed, scores, started, update
+from tests.harness.facts import RUN, adapter_of, proposed, scores, started, update
 from tests.harness.given import Scenario, given
-from tests.runtime.run.test_decide import adapter_of, played, published
+
+
+def played(story: Scenario, right: set[str]) -> Scenario:
+    return story.when(*scores(story.of(RolloutsRequested), right))
 
 
 def lagging(lag: int, rounds: int = 4, **fields: Any) -> Scenario:
@@ -50,9 +53,9 @@ def served(batch: TrainingBatchSealed, adapter: str) -> tuple[Any, AdapterServed
 def test_without_lag_no_rollouts_are_asked_for_while_an_adapter_is_trained() -> None:
     story = lagging(0)
     assert waves(story) == [(1, 0, ""), (1, 1, "")]
-    played(story, {"t1"})
-    assert sealed(story)[0] == 1 and not asked(story)
-    assert waves(published(story)) == [(2, 0, "a1"), (2, 1, "a1")]
+    (batch,) = played(story, {"t1"}).of(TrainingBatchSealed)
+    assert batch.round == 1 and not asked(story)
+    assert waves(story.when(*served(batch, "a1"))) == [(2, 0, "a1"), (2, 1, "a1")]
 
 
 def test_a_lag_of_one_has_the_next_round_played_while_one_is_trained() -> None:
