@@ -28,6 +28,7 @@ from rich.table import Table
 
 from events.run import RunFinished
 from events.subjects import LOG, run_of
+from runtime.sandbox.limits import tree
 from services.host.node import Node
 from tests.harness.cli import OperatorClient, processes
 from tests.harness.generator import fill, run_batches, side_by_side
@@ -44,6 +45,10 @@ LATENCY = """SELECT epoch(d.time::TIMESTAMPTZ) - epoch(c.time::TIMESTAMPTZ) AS s
 FROM events d JOIN events c ON c.run = d.run AND c.id = d.cause WHERE d.run = '{}' AND d.tag = 'decision_made'"""
 
 
+SETTLING = 10.0
+"""Seconds in which services that load much when they start, such as the trainer, are done with it."""
+
+
 class Usage(NamedTuple):
     """What the processes of one service have used: seconds of the processor, and MiB of memory at most, together."""
 
@@ -58,11 +63,12 @@ def usage(directory: Path) -> dict[str, Usage]:
     for pid, command in processes(directory).items():
         named = [part for part in command if part in (*SERVICES, "policy")]
         name = named[0] if named else "nats-server" if "nats-server" in command[0] else "evolog"
-        with contextlib.suppress(OSError):
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            peak = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
-            seconds[name] += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-            memory[name] += int(peak[1]) / 1024 if peak else 0.0
+        for member in tree(pid) if name == "executor" else [pid]:  # scaffolds name no path
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
+                peak = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{member}/status").read_text())
+                seconds[name] += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+                memory[name] += int(peak[1]) / 1024 if peak else 0.0
     return {name: Usage(seconds[name], memory[name]) for name in sorted(seconds)}
 
 
@@ -142,6 +148,7 @@ def by_executors(counts: Sequence[int], rollouts: int, seconds: float) -> Table:
                 policy = subprocess.Popen(own, stderr=subprocess.DEVNULL)
                 try:
                     ordered(directory, "warm", "--generations", "0")
+                    time.sleep(SETTLING)
                     before, began = usage(directory), time.monotonic()
                     search = ("--strategy", "best_of_k", "--width", str(2 * count))
                     ordered(directory, "measured", *search, "--budget", f"rollouts={rollouts}")
@@ -225,7 +232,7 @@ def main() -> None:
     of = parser.add_subparsers(dest="part", required=True)
     executors = of.add_parser("executors")
     executors.add_argument("--counts", type=int, nargs="+", default=[1, 2, 4, 8])
-    executors.add_argument("--rollouts", type=int, default=2000)
+    executors.add_argument("--rollouts", type=int, default=4000)
     executors.add_argument("--wait", type=float, default=0.25, help="seconds that a call of the policy takes")
     log = of.add_parser("log")
     log.add_argument("directory", type=Path, nargs="?")
