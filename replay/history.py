@@ -135,6 +135,11 @@ class RecordedLog:
         rest = islice(self._messages, bisect_left(self._sequences, start), None)
         return list(islice((stored for stored in rest if not only or stored.subject == only), limit))
 
+    async def count(self, run: str, start: int) -> int:
+        """As `Log.count`."""
+        rest = islice(self._messages, bisect_left(self._sequences, start), None)
+        return sum(run_of(stored.subject) == run for stored in rest)
+
     async def last(self, subjects: Sequence[str]) -> dict[str, Stored]:
         """As `Log.last`."""
         latest: dict[str, Stored] = {}

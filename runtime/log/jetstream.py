@@ -325,6 +325,10 @@ class JetStreamLog:
         """As `Log.read`."""
         return await asyncio.to_thread(self._reading.read, max(start, 1), limit, subject)
 
+    async def count(self, run: str, start: int) -> int:
+        """As `Log.count`."""
+        return await asyncio.to_thread(self._reading.count, run, max(start, 1))
+
     async def last(self, subjects: Sequence[str]) -> dict[str, Stored]:
         """As `Log.last`."""
         return await asyncio.to_thread(self._reading.last, subjects)

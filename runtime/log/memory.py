@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-from events.subjects import LOG, tag_of
+from events.subjects import LOG, run_of, tag_of
 from runtime.log.port import BATCH_LIMIT, Delivery, Message, Refused, Stored, exclusive_key
 
 
@@ -76,6 +76,10 @@ class MemoryLog:
             rest = islice(self.memory.messages, max(start, 1) - 1, None)
             return list(islice((stored for stored in rest if stored.subject == subject), limit))
         return self.memory.messages[max(start, 1) - 1 : max(start, 1) - 1 + limit]
+
+    async def count(self, run: str, start: int) -> int:
+        """As `Log.count`."""
+        return sum(run_of(stored.subject) == run for stored in self.memory.messages[max(start, 1) - 1 :])
 
     async def last(self, subjects: Sequence[str]) -> dict[str, Stored]:
         """As `Log.last`."""

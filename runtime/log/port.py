@@ -103,6 +103,9 @@ class Log(Protocol):
     async def last(self, subjects: Sequence[str]) -> dict[str, Stored]:
         """The last message of each of these subjects that has one; a subject may hold the wildcard `*`."""
 
+    async def count(self, run: str, start: int) -> int:
+        """How many messages from sequence `start` on are of this run."""
+
     async def end(self) -> int:
         """The sequence of the last message stored; 0 where there is none."""
 

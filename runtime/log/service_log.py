@@ -45,6 +45,10 @@ class ServiceLog:
         except Unavailable:
             return await retry_until_available(again)
 
+    async def count(self, run: str, start: int) -> int:
+        """As `Log.count`."""
+        return await retry_until_available(lambda: self._log.count(run, start))
+
     async def last(self, subjects: Sequence[str]) -> dict[str, Stored]:
         """As `Log.last`."""
         return await retry_until_available(lambda: self._log.last(subjects))

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from events.errors import Misconfigured, TryAgain, Unavailable, UserError
+from events.subjects import PREFIX
 from events.time import nanoseconds
 from runtime.broker.accounts import API
 from runtime.broker.credentials import (
@@ -156,6 +157,13 @@ class NatsSocket:
             messages += part
         return messages
 
+    def count(self, run: str, start: int) -> int:
+        """How many messages from sequence `start` on are of this run."""
+        pattern = f"{PREFIX[self._stream]}.{run}.*.*"
+        with self._lock:
+            found = self._guarded(lambda: self._gather({"seq": start, "batch": 1, "next_by_subj": pattern}))
+        return sum(int(_field(header, b"\r\nNats-Num-Pending: ")) + 1 for header, _ in found)
+
     def last(self, subjects: Sequence[str]) -> dict[str, Stored]:
         """The last message of each of these subjects that has one."""
         messages: dict[str, Stored] = {}
@@ -222,11 +230,15 @@ class NatsSocket:
         return sequence_in(data, count)
 
     def _exchange(self, request: dict[str, object]) -> list[Stored]:
+        return [_stored(header, data) for header, data in self._gather(request)]
+
+    def _gather(self, request: dict[str, object]) -> list[tuple[bytes, bytes]]:
+        """The header and payload of each message that a request brings."""
         connection = self._socket or self._connect()
         reply = f"{self._inbox}.r{next(self._numbers)}"
         payload = json.dumps(request).encode()
         connection.sendall(f"PUB {API}.DIRECT.GET.{self._stream} {reply} {len(payload)}\r\n".encode() + payload + _CRLF)
-        messages: list[Stored] = []
+        messages: list[tuple[bytes, bytes]] = []
         reply_subject = reply.encode()
         while True:
             subject, header, data = self._message()
@@ -241,7 +253,7 @@ class NatsSocket:
                 raise _TooMany
             if status:
                 raise Unavailable(f"The broker at {self._url} refused to read {self._stream}: {status.decode()}.")
-            messages.append(_stored(header, data))
+            messages.append((header, data))
 
     def _message(self) -> tuple[bytes, bytes, bytes]:
         while True:
@@ -387,10 +399,10 @@ class BulkReader(NatsSocket):
         self._outstanding.clear()
         self._read, self._at, self._left, self._placed = b"", 0, 0, False
 
-    def _exchange(self, request: dict[str, object]) -> list[Stored]:
+    def _gather(self, request: dict[str, object]) -> list[tuple[bytes, bytes]]:
         if self._placed:
             self.close()  # with what was asked for and may still come
-        return super()._exchange(request)
+        return super()._gather(request)
 
     def _read_ahead(self, start: int, limit: int) -> list[Stored]:
         if start != self._next or not self._left:

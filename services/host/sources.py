@@ -33,7 +33,7 @@ from runtime.broker.server import EmbeddedServer, end_left_over
 from runtime.broker.store import FREE_AT_START, ended_well, require_room
 from runtime.broker.streams import bootstrap
 from runtime.log.jetstream import Connection
-from runtime.log.lineage import firsts, run_starts
+from runtime.log.lineage import firsts, run_start, run_starts
 from runtime.log.port import Log, Stored, readable
 from services.host.best_answers import add_best_answers
 from services.host.blobs import operator_blobs, operator_gold_blobs
@@ -146,6 +146,10 @@ async def find_run(log: Log, name: str) -> str:
 
     Raises `NotFound` for none, `UsageError` for several.
     """
+    with contextlib.suppress(NotFound, UsageError):  # to look for all that began takes seconds on a long log
+        subjects.check_run_name(name)
+        await run_start(log, name)
+        return name
     starts = await run_starts(log)
 
     def owner_of(run: str) -> str:

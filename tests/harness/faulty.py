@@ -246,6 +246,10 @@ class FaultyLog:
         messages: list[Stored] = await self._ask("read", lambda: self._log.read(start, limit, subject))
         return messages
 
+    async def count(self, run: str, start: int) -> int:
+        """As `Log.count`."""
+        return int(await self._ask("count", lambda: self._log.count(run, start)))
+
     async def last(self, subjects: Sequence[str]) -> dict[str, Stored]:
         """As `Log.last`."""
         latest: dict[str, Stored] = await self._ask("last", lambda: self._log.last(subjects))

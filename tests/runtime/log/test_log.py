@@ -14,18 +14,20 @@ from events.errors import CheckFailed, Misconfigured, Unavailable
 from events.rollouts import RolloutFailed
 from events.secret import Scanner, Secret, SecretFound
 from events.subjects import LOG
+from runtime.log import lineage
+from runtime.log.lineage import Span
 from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import Log, Message, Refused, Stored, append_once, require_contiguous
 from runtime.log.socket import NatsSocket
 from tests.harness.broker import account, broker
-from tests.harness.facts import trajectory
+from tests.harness.facts import RUN, event_of, started, trajectory
 from tests.harness.polling import PATIENCE
 
 Check = Callable[[Log, Log], Awaitable[None]]
 
 
-def message(attempt: int, expected: int = 0) -> Message:
-    event = trajectory(attempt)
+def message(attempt: int, expected: int = 0, run: str = RUN) -> Message:
+    event = trajectory(attempt, run)
     return Message(event.subject, codec.encode(event), expected)
 
 
@@ -117,6 +119,44 @@ def test_the_last_of_a_subject_is_found_by_name_and_by_pattern(on_log: OnLog) ->
         assert await log.last(["evolog.other.*.trajectory_recorded"]) == {}
 
     on_log(check)
+
+
+def test_a_runs_messages_are_counted_from_a_sequence_on(on_log: OnLog) -> None:
+    async def check(log: Log, _: Log) -> None:
+        assert await log.count("r", 1) == 0
+        await log.append([message(attempt) for attempt in range(3)])
+        await log.append([message(attempt, run="other") for attempt in range(2)])
+        await log.append([message(7)])
+        assert [await log.count("r", start) for start in (0, 1, 3, 4, 6, 7)] == [4, 4, 2, 1, 1, 0]
+        assert [await log.count(run, 1) for run in ("other", "oth", "nobody")] == [2, 0, 0]
+
+    on_log(check)
+
+
+def test_a_runs_messages_are_read_to_its_last_and_not_to_the_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = []
+
+    class Watched(MemoryLog):
+        async def read(self, start: int, limit: int, subject: str = "") -> list[Stored]:
+            """As `Log.read`."""
+            reads.append((start, limit, subject))
+            return await super().read(start, limit, subject)
+
+    async def check() -> None:
+        log = Watched(MemoryStream())
+        begins = event_of(started())
+        await log.append([message(attempt, run="before") for attempt in range(5)])
+        await log.append([Message(begins.subject, codec.encode(begins))])
+        await log.append([message(attempt, run=run) for attempt in range(8) for run in (RUN, "beside")])
+        await log.append([message(attempt, run="later") for attempt in range(100)])
+        assert len(await lineage.messages(log, Span(RUN))) == 9
+        assert [read for read in reads if not read[2]] == [(6, 10, ""), (16, 10, "")]
+        reads.clear()
+        assert len(await lineage.messages(log, Span(RUN, 10))) == 3
+        assert [read for read in reads if not read[2]] == [(6, 5, "")]
+
+    monkeypatch.setattr(lineage, "PAGE_SIZE", 10)
+    asyncio.run(check())
 
 
 def test_appending_once_adds_only_what_is_missing(on_log: OnLog) -> None:

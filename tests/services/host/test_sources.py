@@ -1,6 +1,7 @@
 """Runs are found by their names, or by how these begin."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -11,7 +12,7 @@ from events.errors import NotFound, UsageError
 from events.secret import Scanner
 from replay.exports import folder
 from runtime.log.memory import MemoryLog, MemoryStream
-from runtime.log.port import append_once
+from runtime.log.port import Stored, append_once
 from runtime.run.child import child_name
 from services.host import imports
 from services.host.imports import find_export
@@ -35,9 +36,18 @@ RUNS = {
 """Each run's owner."""
 
 
-def found(name: str) -> str:
+class NarrowLog(MemoryLog):
+    """A log in which nobody looks at all runs."""
+
+    async def last(self, subjects: Sequence[str]) -> dict[str, Stored]:
+        """As `Log.last`."""
+        assert not any(".*.*." in subject for subject in subjects)
+        return await super().last(subjects)
+
+
+def found(name: str, kind: type[MemoryLog] = MemoryLog) -> str:
     async def find() -> str:
-        log = MemoryLog(MemoryStream())
+        log = kind(MemoryStream())
         for run, owner in reversed(RUNS.items()):
             fact = msgspec.structs.replace(started(), owner=owner)
             event = codec.event(fact, run=run, source="operator", cause="", time=TIME)
@@ -53,6 +63,18 @@ MEANT = [("r", "r"), ("on", "one"), ("one", "one"), ("one-", "one-child-1"), ("r
 @pytest.mark.parametrize(("name", "run"), MEANT)
 def test_a_prefix_of_a_run_and_of_those_that_belong_to_it_means_that_run(name: str, run: str) -> None:
     assert found(name) == run
+
+
+def test_a_run_by_its_whole_name_is_found_without_a_look_at_all_others() -> None:
+    assert found("other", NarrowLog) == "other"
+    with pytest.raises(AssertionError):
+        found("oth", NarrowLog)
+
+
+@pytest.mark.parametrize("name", ["", "*", "r.>", "r *", "../r"])
+def test_what_is_no_name_of_a_run_is_not_found(name: str) -> None:
+    with pytest.raises(NotFound if name else UsageError):
+        found(name)
 
 
 @pytest.mark.parametrize(
