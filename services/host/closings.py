@@ -31,10 +31,10 @@ async def read_closing(connection: Connection, run: str) -> Closing:
     """The digests that close a run, as the two logs are now."""
     log = connection.log(LOG)
     start, _ = await lineage.run_start(log, run)
-    end = await log.end()
+    count, end = await log.count(run, start.sequence), await log.end()
 
     def on_log() -> RunDigest:
-        with reading(connection, run, start.sequence, end) as messages:
+        with reading(connection, run, start.sequence, end, count) as messages:
             return digest_of(messages)
 
     gold = digest_of(await gold_messages(connection.log(GOLD), run))
@@ -42,20 +42,24 @@ async def read_closing(connection: Connection, run: str) -> Closing:
 
 
 @contextlib.contextmanager
-def reading(connection: Connection, run: str, position: int, end: int) -> Iterator[Iterator[Stored]]:
-    """A run's messages on EVOLOG in these sequences, one after the other, for a thread other than the connection's."""
+def reading(connection: Connection, run: str, position: int, end: int, count: int) -> Iterator[Iterator[Stored]]:
+    """A run's messages on EVOLOG in these sequences, at least `count` if there are as many, one after the other, for a
+    thread other than the connection's.
+    """
     reader = BulkReader(connection.credentials, LOG)
     try:
-        yield _messages(reader, run, position, end)
+        yield _messages(reader, run, position, end, count)
     finally:
         reader.close()
 
 
-def _messages(reader: BulkReader, run: str, position: int, end: int) -> Iterator[Stored]:
+def _messages(reader: BulkReader, run: str, position: int, end: int, count: int) -> Iterator[Stored]:
     own = f"{PREFIX[LOG]}.{run}."
-    while position <= end:
+    while position <= end and count > 0:
         page = reader.read(position, min(PAGE_SIZE, end - position + 1))
-        yield from (stored for stored in page if stored.subject.startswith(own))
+        messages = [stored for stored in page if stored.subject.startswith(own)]
+        yield from messages
+        count -= len(messages)
         position = page[-1].sequence + 1 if page else end + 1
 
 

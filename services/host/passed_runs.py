@@ -48,7 +48,7 @@ async def pass_run(
     log, gold_log = connection.log(LOG), connection.log(GOLD)
     blobs = operator_blobs(node, connection.login)
     start, started = await lineage.run_start(log, run)
-    end = await log.end()
+    count, end = await log.count(run, start.sequence), await log.end()
     with suppress(OutOfLine):
         if started.parent_run or isinstance(blobs, StreamBlobs):  # the audit reads them when the broker may be gone
             raise OutOfLine
@@ -56,7 +56,7 @@ async def pass_run(
         gold = await gold_messages(gold_log, run)
 
         def on_log() -> tuple[Passing, RunDigest]:
-            with reading(connection, run, start.sequence, end) as messages, uncollected():
+            with reading(connection, run, start.sequence, end, count) as messages, uncollected():
                 return _pass(run, heads, messages, lambda sequence: progress(sequence, end))
 
         passing, digest = await asyncio.to_thread(on_log)
