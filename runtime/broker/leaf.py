@@ -15,11 +15,9 @@ from events.errors import Misconfigured, UsageError
 from runtime.broker.accounts import QUESTIONS
 from runtime.broker.credentials import Bundle, write_private
 from runtime.broker.issuing import broker_url
-from runtime.broker.listener import HANDSHAKE_LIMIT
+from runtime.broker.listener import HANDSHAKE_LIMIT, leaves_url
 from runtime.broker.streams import MAX_MESSAGE
 
-LEAF_PORT = 7422
-"""Where a broker usually listens for leaf nodes."""
 CONFIG = "leaf.conf"
 
 
@@ -36,7 +34,7 @@ def write_leaf(bundle: Bundle, folder: Path, broker: str, listen: str) -> Path:
             f"The bundle {bundle.name!r} has a key for {', '.join(unfit)}, and questions do not pass a leaf node: give "
             "the site a bundle for trainer and verifier alone, and run the rest where it reaches the broker itself."
         )
-    url = urlsplit(broker_url(broker if ":" in broker else f"{broker}:{LEAF_PORT}"))
+    url = urlsplit(leaves_url(broker))
     here = urlsplit(broker_url(listen))
     if not _is_loopback(here.hostname or ""):
         raise UsageError(

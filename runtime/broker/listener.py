@@ -1,5 +1,6 @@
 """Where the broker listens for other hosts: by TLS alone, with certificates on both sides."""
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -15,6 +16,8 @@ from runtime.broker.issuing import (
     trusted,
 )
 
+LEAF_PORT = 7422
+"""Where leaf nodes usually reach a broker."""
 HANDSHAKE_LIMIT = 5.0
 """Seconds that a handshake may take; NATS's default, 2, is short for a slow line."""
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
@@ -66,7 +69,7 @@ def make_listener(directory: Path, address: str, leaf: str = "") -> Listener:
     certificate holds no more.
     """
     parts = urlsplit(broker_url(address))
-    leaf = urlsplit(broker_url(leaf)).netloc if leaf else ""
+    leaf = urlsplit(leaves_url(leaf)).netloc if leaf else ""
     host, port = parts.hostname or "", parts.port or 0
     issued = find_issued(directory)
     if issued is None:
@@ -95,6 +98,11 @@ def make_listener(directory: Path, address: str, leaf: str = "") -> Listener:
     return Listener(
         host, port, certificate, key, str(folder / "ca.pem"), trusted(directory, issued), server_name, local[:2], leaf
     )
+
+
+def leaves_url(address: str) -> str:
+    """As `broker_url`, of where leaf nodes reach the broker."""
+    return broker_url(address if re.search(r":\d+$", address) else f"{address}:{LEAF_PORT}")
 
 
 def _bracketed(host: str) -> str:
