@@ -101,11 +101,16 @@ def check_all(stored: Sequence[Stored], gold: Sequence[Stored] | None, undisturb
 
 
 def every_request_is_answered(events: Iterable[Event]) -> None:
-    """Every request, and every run, is answered or failed; of a run that was cut short, the run itself is."""
+    """Every request, and every run, is answered or failed; of a run that was cut short, the run itself is.
+
+    What was asked for ahead, and is in no batch, may be left behind.
+    """
     asked: dict[tuple[object, ...], Event] = {}
     answered: set[tuple[object, ...]] = set()
     for run, of in _by_run(events).items():
-        wanted = [event for event in of if isinstance(event.data, RunStarted)] if _cut_short(of) else of
+        behind = _left_behind(of)
+        wanted = [event for event in of if not {event.id, getattr(event.data, "request", "")} & behind]
+        wanted = [event for event in of if isinstance(event.data, RunStarted)] if _cut_short(of) else wanted
         asked |= {(run, *key): event for event in wanted for key in _asks(event)}
         answered.update((run, *key) for event in of for key in _answers(event))
     for key, event in asked.items():
@@ -512,7 +517,7 @@ def _counts_once(run: str, events: Sequence[Event]) -> None:
         assert abs(of.score - mean) < 1e-9, (
             f"The score of run {run}, generation {of.generation}, is {of.score}; recorded is {mean}."
         )
-    counting = _until_the_end(events) if _cut_short(events) else events
+    counting = _until_the_end(events) if _cut_short(events) or _left_behind(events) else events
     called = [*_facts(counting, ModelCalled), *_facts(counting, AgentCalled), *_facts(counting, TrialFinished)]
     children = _facts(counting, ChildRunFinished)
     others = [*children, *_facts(counting, TrialFinished)]
@@ -541,6 +546,19 @@ def _cut_short(events: Sequence[Event]) -> bool:
             case RunFinished():
                 return False
     return False
+
+
+def _left_behind(events: Sequence[Event]) -> frozenset[str]:
+    """The requests for rollouts of training, where these may lag, that are in no batch: an update that ends early, or
+    goes on without them, waits for none of what they asked for.
+    """
+    if not any(of.max_lag for of in _facts(events, RunStarted)):
+        return frozenset()
+    sealed = {request for batch in _facts(events, TrainingBatchSealed) for request in batch.requests}
+    trained = {
+        event.id for event in events if isinstance(event.data, RolloutsRequested) and event.data.purpose == "train"
+    }
+    return frozenset(trained - sealed)
 
 
 def _until_the_end(events: Sequence[Event]) -> list[Event]:
