@@ -6,14 +6,13 @@ Facts, work and blobs are handed on. A question that goes from one account to an
 2.15.1), so neither those that ask nor those that are asked can be behind it.
 """
 
-import ipaddress
 import json
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from events.errors import Misconfigured, UsageError
 from runtime.broker.accounts import QUESTIONS
-from runtime.broker.credentials import Bundle, write_private
+from runtime.broker.credentials import Bundle, is_loopback, write_private
 from runtime.broker.issuing import broker_url
 from runtime.broker.listener import HANDSHAKE_LIMIT, leaves_url
 from runtime.broker.streams import MAX_MESSAGE
@@ -36,7 +35,7 @@ def write_leaf(bundle: Bundle, folder: Path, broker: str, listen: str) -> Path:
         )
     url = urlsplit(leaves_url(broker))
     here = urlsplit(broker_url(listen))
-    if not _is_loopback(here.hostname or ""):
+    if not is_loopback(here.hostname or ""):
         raise UsageError(
             f"A leaf node at {listen} would let services in without TLS from other hosts; expected an address of this "
             "machine, such as 127.0.0.1:4222. Services on another host of the site take a leaf node of their own."
@@ -81,10 +80,3 @@ def write_leaf(bundle: Bundle, folder: Path, broker: str, listen: str) -> Path:
     path = folder / CONFIG
     write_private(path, json.dumps(configuration, indent=1))
     return path
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

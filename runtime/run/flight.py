@@ -113,20 +113,20 @@ def _attempts(shard: ShardProgress) -> int:
 
 
 def _round(flight: Flight, update: WeightUpdate, started: RunStarted) -> tuple[Folds, str]:
-    """The items of a further round, or why there is none."""
+    """The items of a further round, or none and why."""
+    if update.end_reason:
+        return [], update.end_reason
+    if update.round >= update.requested.rounds:
+        return [], f"all {update.requested.rounds} rounds are done"
     folds = [
         (fold, tuple(item for item in items if update.requested.resample == "all" or item not in update.solved))
         for fold, items in enumerate(started.items.folds)
     ]
     cost = started.group_size * sum(len(items) for _, items in folds)
-    if update.end_reason:
-        return folds, update.end_reason
-    if update.round >= update.requested.rounds:
-        return folds, f"all {update.requested.rounds} rounds are done"
     if not cost:
-        return folds, "every train item is solved"
+        return [], "every train item is solved"
     if not affordable(flight, cost + evaluation_cost(started)):
-        return folds, f"the budget has no room for {cost} more rollouts"
+        return [], f"the budget has no room for {cost} more rollouts"
     return folds, ""
 
 

@@ -12,7 +12,6 @@ import os
 import re
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -33,6 +32,7 @@ from runtime.log.socket import BulkReader
 from services.host.node import Node
 from services.host.sources import open_logs
 from tests.bench.audits import RUN, audit, make, message
+from tests.bench.scale import COMMAND, up
 from tests.harness.cli import processes
 from tests.harness.generator import Batches, case, dev_items, run_batches, side_by_side
 
@@ -43,7 +43,6 @@ AT_ONCE = 4
 REPEATS, ATTEMPTS = 4, 5
 WAITING = "is being compared"
 """In a page of an audit that is not shown yet."""
-COMMAND = (sys.executable, "-P", "-m", "services.cli")
 
 
 class Page(NamedTuple):
@@ -178,25 +177,6 @@ def dashboard(directory: Path) -> Iterator[tuple[httpx.Client, subprocess.Popen[
         process.wait()
 
 
-@contextlib.contextmanager
-def beside_the_archivist(directory: Path) -> Iterator[None]:
-    """The broker and the archivist up, the archive up to date."""
-    process = subprocess.Popen(
-        [*COMMAND, "up", "--dir", str(directory), "--only", "archivist"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        node = Node(directory)
-        while not (node.alive() and (directory / "query.sock").exists()):
-            assert process.poll() is None, "evolog did not come up"
-            time.sleep(0.1)
-        yield
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def timed(client: httpx.Client, address: str) -> tuple[float, httpx.Response]:
     """Milliseconds that a page takes, and the answer."""
     began = time.perf_counter()
@@ -254,7 +234,7 @@ def main() -> None:
         print(f"{time.strftime('%d %B %Y')}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", flush=True)
         print("\nNothing else is up:\n")
         show(*measure(node.directory, pages))
-        with beside_the_archivist(node.directory):
+        with up(node.directory, "--only", "archivist"):
             print("\nBeside the archivist and the broker:\n")
             show(*measure(node.directory, pages))
 

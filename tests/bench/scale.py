@@ -74,7 +74,7 @@ def usage(directory: Path) -> dict[str, Usage]:
 
 @contextlib.contextmanager
 def up(directory: Path, *flags: str) -> Iterator[None]:
-    """Everything up, with these flags."""
+    """All up that these flags say, with a broker and an archivist that answer."""
     command = [*COMMAND, "up", "--dir", str(directory), *flags]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -23,7 +23,7 @@ from runtime.log.lineage import in_folding_order
 from runtime.log.port import Stored, readable
 from runtime.run.decide import DECIDER
 from runtime.run.decider import Decider, DecisionSession
-from tests.harness.facts import RUN, proposed, publisher, started
+from tests.harness.facts import RUN, adapter_of, proposed, publisher, started
 
 
 class DecidedLog:
@@ -155,19 +155,8 @@ def answers(event: codec.Event) -> list[Fact]:
             ]
         case TrainingBatchSealed() as sealed:
             named = derive("adapter", sealed.parent_adapter, sealed.training_seed, sealed.trajectories)
-            adapter = AdapterPublished(
-                generation=sealed.generation,
-                round=sealed.round,
-                adapter=named,
-                parent_adapter=sealed.parent_adapter,
-                base_model="b",
-                batch=sealed.digest,
-                algorithm=sealed.algorithm,
-                canary=(),
-                trained_on=1,
-                state=hashlib.sha256(state_after(named)).hexdigest(),
-            )
-            return [adapter]
+            state = hashlib.sha256(state_after(named)).hexdigest()
+            return [msgspec.structs.replace(adapter_of(sealed, named), state=state)]
         case AdapterPublished() as published:
             place: dict[str, Any] = {
                 "generation": published.generation,
