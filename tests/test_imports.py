@@ -15,7 +15,7 @@ from tests.harness.import_graph import (
     PACKAGES,
     cycles,
     import_graph,
-    module_name,
+    imports_of,
     names_imported,
     public_types,
     source_files,
@@ -242,7 +242,7 @@ def knowing(*libraries: str) -> set[str]:
         path.relative_to(ROOT).as_posix()
         for package in PACKAGES
         for path in source_files(package)
-        if any(within(name, *libraries) for name in names_imported(path.read_text(encoding="utf-8"), module_name(path)))
+        if any(within(name, *libraries) for name in imports_of(path, True))
     }
 
 
@@ -302,10 +302,9 @@ def test_no_service_needs_torch_or_what_nats_takes_for_websockets_to_start() -> 
 def test_no_test_imports_another() -> None:
     wrong = []
     for path in sorted(TESTS.rglob("*.py")):
-        names = names_imported(path.read_text(encoding="utf-8"), module_name(path))
         wrong += [
             f"{path.relative_to(ROOT)} imports {name}"
-            for name in names
+            for name in imports_of(path, True)
             if within(name, "tests") and ".test_" in f".{name}"
         ]
     assert wrong == []

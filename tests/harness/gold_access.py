@@ -7,7 +7,7 @@ them from this too.
 
 import ast
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from fnmatch import fnmatchcase
 
 GETTERS = frozenset({"getattr", "hasattr", "attrgetter", "methodcaller"})
@@ -45,13 +45,13 @@ def reaches(
     the names of `FILES` and of `PATHS`, a pattern of `GLOBS` that finds such a file, "gold" as an argument or a key,
     and "import_module" of a name that is made up.
     """
-    tree = ast.parse(source)
-    fields_of = set(fields_of) - _names_of_tasks(tree)
-    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    nodes = list(ast.walk(ast.parse(source)))
+    fields_of = set(fields_of) - _names_of_tasks(nodes)
+    called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+    prose = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
     found = {
         (node.lineno, what)
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.expr | ast.stmt)
         for what in _reach(node, methods, fields_of, may, id(node) in called, id(node) in prose)
     }
@@ -79,7 +79,7 @@ def _reach(
                 ):
                     yield f"from {module or '.'} import {alias.name}"
         case ast.Call(func=function, args=arguments):
-            name = ast.unparse(function).rpartition(".")[2]
+            name = _last_name(function)
             words = {text for argument in arguments if (text := _text(argument))}
             if name in GETTERS and words & set(methods):
                 yield f"{name} of {min(words & set(methods))!r}"
@@ -115,6 +115,14 @@ def _reach(
     yield from (f"the path {file!r}" for file in FILES if file in text and file not in may)
 
 
+def _last_name(function: ast.expr) -> str:
+    """The name by which a function is called, without what it is a part of."""
+    match function:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+    return ast.unparse(function)
+
+
 def _is_gold_module(name: str) -> bool:
     """Whether a dotted name is a task's module `gold`; events.gold holds only facts."""
     return name.rpartition(".")[2] == "gold" and name != "events.gold"
@@ -126,14 +134,14 @@ def _finds(pattern: str) -> bool:
     return any(fnmatchcase(file, last) for file in FILES)
 
 
-def _names_of_tasks(tree: ast.Module) -> set[str]:
+def _names_of_tasks(nodes: Sequence[ast.AST]) -> set[str]:
     """The names to which a module gives a task anywhere: by assignment, or as a parameter that is annotated so."""
     names = {
         node.arg
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.arg) and node.annotation and re.search(r"\bTask\b", ast.unparse(node.annotation))
     }
-    pairs = [pair for node in ast.walk(tree) for pair in _assigned(node)]
+    pairs = [pair for node in nodes for pair in _assigned(node)]
     while (
         more := {target.id for target, value in pairs if isinstance(target, ast.Name) and _is_task(value, names)}
         - names
@@ -163,7 +171,7 @@ def _assigned(node: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
 def _is_task(value: ast.expr, names: Collection[str]) -> bool:
     """Whether an expression is what one of `TASK_MAKERS` gave, a field `task`, or a name of one of them."""
     match value:
-        case ast.Call(func=function) if ast.unparse(function).rpartition(".")[2] in TASK_MAKERS:
+        case ast.Call(func=function) if _last_name(function) in TASK_MAKERS:
             return True
         case ast.Attribute(attr="task"):
             return True

@@ -25,6 +25,11 @@ def module_name(path: Path) -> str:
 
 
 @functools.cache
+def imports_of(path: Path, lazy: bool) -> frozenset[str]:
+    """As `names_imported`, of a file of the repository."""
+    return names_imported(path.read_text(encoding="utf-8"), module_name(path), path.name == "__init__.py", lazy=lazy)
+
+
 def names_imported(source: str, module: str, is_package: bool = False, *, lazy: bool = True) -> frozenset[str]:
     """Every dotted name that a module imports; of `from a import b` both `a` and `a.b`.
 
@@ -66,7 +71,7 @@ def import_graph(*, lazy: bool = True) -> dict[str, set[str]]:
     files = {module_name(path): path for package in PACKAGES for path in source_files(package)}
     graph = {}
     for module, path in files.items():
-        names = names_imported(path.read_text(encoding="utf-8"), module, path.name == "__init__.py", lazy=lazy)
+        names = imports_of(path, lazy)
         used = {name for name in names if name in files}
         # `from a import b` of a module a.b needs b; it needs what a/__init__.py says only where that says anything
         packages = {
