@@ -6,7 +6,9 @@ nothing of an audit, since that stands on GOLD.
 
 from typing import Literal
 
-from events.run import RunFinished
+import msgspec
+
+from events.run import RunFinished, RunStarted
 
 RunWord = Literal["unknown", "running", "paused", "finished", "failed", "cancelled", "budget exhausted"]
 """A run's state in a word.
@@ -41,6 +43,49 @@ def audit_word(finished: RunFinished | None, *, audited: bool) -> AuditWord:
     if finished is None:
         return ""
     return "done" if audited else "under way"
+
+
+class ListedRun(msgspec.Struct, kw_only=True):
+    """One run in a list of runs. `started` is RFC 3339 to the second; `reason` is why it ended, or why it is paused."""
+
+    run: str
+    task: str
+    seed: int
+    levers: tuple[str, ...]
+    started: str
+    state: RunWord
+    audit: AuditWord
+    decisions: int
+    score: float | None
+    """Dev score of the candidate that it ended with, or else of the best so far."""
+    reason: str
+    strategy: str
+    width: int
+    owner: str
+    """Of a child run: the run that it belongs to; else empty."""
+    imported: bool = False
+    """Whether it is here as files."""
+
+
+def listed_run(
+    run: str, started: RunStarted, began: str, finished: RunFinished | None, decisions: int, *, audited: bool
+) -> ListedRun:
+    """A run in a list, by its first event, when that was stored, and its last. One that goes on has no score here."""
+    return ListedRun(
+        run=run,
+        task=started.task,
+        seed=started.seed,
+        levers=started.levers,
+        started=began[:19] + "Z",
+        state=run_word(finished, paused=False),
+        audit=audit_word(finished, audited=audited),
+        decisions=decisions,
+        score=finished.score if finished and finished.candidate else None,
+        reason=finished.reason if finished else "",
+        strategy=started.strategy,
+        width=started.width,
+        owner=started.owner,
+    )
 
 
 def state_in_words(state: str, audit: str) -> str:

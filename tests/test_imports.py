@@ -107,7 +107,7 @@ MAY_WRITE = {
     "runtime/rollouts/host.py": ("*",),
     "runtime/run/confined_verifier.py": ("*.py", "gold.py"),
     "services/host/imports.py": ("*",),
-    "services/host/kept_audits.py": ("*.py",),
+    "services/host/kept_files.py": ("*.py",),
     "services/host/node.py": ("*",),
     "services/host/sources.py": ("*",),
     "services/host/supervisor.py": ("*",),

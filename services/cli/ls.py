@@ -14,7 +14,7 @@ def ls(directory: Path, as_json: bool) -> None:
     """List the runs."""
     import msgspec
 
-    from services.host.sources import list_runs
+    from services.host.reports import list_runs
     from services.views.progress import stdout, working
     from services.views.run import runs_table
 

@@ -9,7 +9,7 @@ from runtime.run.loading import TaskAccess
 from services.cli.audit_runs import load_audit
 from services.cli.reading import read_run
 from services.host.node import version
-from services.host.sources import load_report
+from services.host.reports import load_report
 from services.views.audit_pictures import pictures
 from services.views.progress import working
 from services.views.report import ReportSubject

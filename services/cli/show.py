@@ -21,7 +21,7 @@ def show(run: str, directory: Path, as_json: bool) -> None:
     from services.host.hints import with_directory
     from services.host.imports import find_export
     from services.host.node import Node
-    from services.host.sources import load_report
+    from services.host.reports import load_report
     from services.host.statuses import read_present
     from services.views.progress import stdout, working
     from services.views.run import show_report

@@ -21,13 +21,11 @@ from events.run import RunStarted
 from events.subjects import GOLD, LOG, PREFIX, check_run_name
 from replay.audit.audit import Audit, AuditReport
 from runtime.broker import store
-from runtime.broker.credentials import write_private
 from runtime.run.loading import TaskAccess
+from services.host.kept_files import ROOT, code_files, read_kept, write_kept
 from services.host.node import Node
 from tasks.contract import Public
 
-PACKAGES = ("events", "algorithms", "tasks", "runtime", "replay", "services")
-"""Whose code an audit may depend on, with that of numpy and scipy."""
 MOST_FILES = 20_000
 """Files of which a `BlockMemory` remembers what was read."""
 
@@ -73,13 +71,6 @@ class KeptAudit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return AuditReport(self.audit, self.flags, self.notes, self.unchecked)
 
 
-class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    sha256: str
-    """Of the bytes of `kept`."""
-    kept: msgspec.Raw
-
-
-_decoder = msgspec.json.Decoder(KeptAudit)
 _encoder = msgspec.json.Encoder()
 
 
@@ -136,11 +127,10 @@ def kept_audit(
 ) -> AuditReport | None:
     """The audit of a run that is kept, if all is as it was; None otherwise. `read` may remember, as `BlockMemory`."""
     try:
-        file = msgspec.json.decode(_path(node, run).read_bytes(), type=_File)
-        if hashlib.sha256(file.kept).hexdigest() != file.sha256:
-            return None
-        kept = _decoder.decode(file.kept)
-    except (OSError, UserError, ValueError, RecursionError):  # what msgspec and UTF-8 raise are ValueErrors
+        kept = read_kept(_path(node, run), KeptAudit)
+    except UserError:
+        kept = None
+    if kept is None:
         return None
     basis = kept.basis
     if (basis.run, basis.code) != (run, code_digest()) or _access(basis) != access:
@@ -164,27 +154,17 @@ def keep_audit(
     run = report.audit.run
     basis = Basis(run, code_digest(), blocks, task, access.exported, access.folder, access.trusted)
     kept = KeptAudit(basis, started, report.audit, tuple(report.flags), tuple(report.notes), tuple(report.unchecked))
-    data = _encoder.encode(kept)
-    try:
-        if not blocks[LOG] or _encoder.encode(_decoder.decode(data)) != data:
-            return
-        path = _path(node, run)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        file = _File(hashlib.sha256(data).hexdigest(), msgspec.Raw(data))
-        write_private(path, _encoder.encode(file).decode())
-    except (OSError, ValueError):
-        return
+    if blocks[LOG]:
+        write_kept(_path(node, run), kept)
 
 
 @cache
 def code_digest() -> str:
     """The digest of the code that makes audits, with the versions of Python, numpy and scipy."""
-    root = Path(__file__).parents[2]
     versions = [platform.python_version(), *map(metadata.version, ("numpy", "scipy"))]
     total = hashlib.sha256(" ".join(versions).encode())
-    for package in PACKAGES:
-        for path in sorted((root / package).rglob("*.py")):
-            total.update(f"{path.relative_to(root)} ".encode() + hashlib.sha256(path.read_bytes()).digest())
+    for path in code_files():
+        total.update(f"{path.relative_to(ROOT)} ".encode() + hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()
 
 

@@ -113,6 +113,11 @@ class Node:
         return self.directory / "closings"
 
     @property
+    def reports(self) -> Path:
+        """The reports of audited runs, and the list of runs, as they were read last."""
+        return self.directory / "reports"
+
+    @property
     def imports(self) -> Path:
         """Runs of other directories, each as it was exported."""
         return self.directory / "imports"

@@ -10,8 +10,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
-
 from events import subjects
 from events.errors import NotFound, UsageError, UserError
 from events.gold import AuditFinished
@@ -25,7 +23,7 @@ from replay.exports.contents import check_contents
 from replay.exports.folder import Manifest
 from replay.history import History, read_history
 from replay.report import Report, Reporter, follow_both
-from replay.run_state import AuditWord, RunWord, audit_word, run_word
+from replay.run_state import ListedRun, listed_run
 from runtime.blobs.directory import Blobs
 from runtime.blobs.stream import StreamBlobs
 from runtime.broker.accounts import BOOTSTRAP
@@ -46,30 +44,6 @@ T = TypeVar("T")
 PAGE_SIZE = 2000
 POLL_SECONDS = 0.1
 """Seconds between two reads of the log's end."""
-
-
-class ListedRun(msgspec.Struct, kw_only=True):
-    """One run in the list of a directory's runs. `started` is RFC 3339 to the second; `reason` is why it ended, or why
-    it is paused.
-    """
-
-    run: str
-    task: str
-    seed: int
-    levers: tuple[str, ...]
-    started: str
-    state: RunWord
-    audit: AuditWord
-    decisions: int
-    score: float | None
-    """Dev score of the candidate that it ended with, or else of the best so far."""
-    reason: str
-    strategy: str
-    width: int
-    owner: str
-    """Of a child run: the run that it belongs to; else empty."""
-    imported: bool = False
-    """Whether it is here as files."""
 
 
 @contextlib.asynccontextmanager
@@ -200,7 +174,7 @@ def _have_named(blobs: Blobs, messages: Iterable[Stored]) -> None:
                         blobs.fetch(member)
 
 
-def load_report(directory: Path, name: str) -> Report:
+def read_report(directory: Path, name: str) -> Report:
     """The report of the run of that name, found as by `load_history`."""
     node = Node(directory)
     if find_export(node, name) is not None:
@@ -224,14 +198,6 @@ def load_report(directory: Path, name: str) -> Report:
     return reporter.report
 
 
-def list_runs(directory: Path) -> list[ListedRun]:
-    """The runs of a directory, the oldest first, and then those that were imported."""
-    node = Node(directory)
-    names = imported_runs(node)
-    listed = with_logs(directory, list_log) if node.nats_dir.is_dir() or not names else []
-    return listed + [_listed_export(name, folder.read_manifest(node.imports / name)) for name in names]
-
-
 async def list_log(log: Log, gold: Log) -> list[ListedRun]:
     """The runs on a directory's logs, the oldest first."""
     ends, heads = await firsts(log, RunFinished), await log.last([subjects.head("*")])
@@ -245,7 +211,7 @@ async def list_log(log: Log, gold: Log) -> list[ListedRun]:
         end, head = (_fact(found) if found else None for found in (ends.get(run), heads.get(subjects.head(run))))
         finished = end if isinstance(end, RunFinished) else None
         decisions = head.number if isinstance(head, DecisionMade) else 0
-        one = _listed(run, started, rfc3339(stored.time), finished, decisions, audited=run in audited)
+        one = listed_run(run, started, rfc3339(stored.time), finished, decisions, audited=run in audited)
         if finished is None:  # its pauses and the best so far take the run's decisions, which are few
             reporter = Reporter(run)
             await reporter.follow(log)
@@ -253,33 +219,6 @@ async def list_log(log: Log, gold: Log) -> list[ListedRun]:
             one.state, one.score, one.reason = report.state, report.score, report.reason
         listed.append(one)
     return listed
-
-
-def _listed_export(name: str, manifest: Manifest) -> ListedRun:
-    audited = manifest.closing is not None and manifest.closing.audit_ended
-    one = _listed(name, manifest.started, manifest.began, manifest.finished, manifest.decisions, audited=audited)
-    one.imported = True
-    return one
-
-
-def _listed(
-    run: str, started: RunStarted, began: str, finished: RunFinished | None, decisions: int, *, audited: bool
-) -> ListedRun:
-    return ListedRun(
-        run=run,
-        task=started.task,
-        seed=started.seed,
-        levers=started.levers,
-        started=began[:19] + "Z",
-        state=run_word(finished, paused=False),
-        audit=audit_word(finished, audited=audited),
-        decisions=decisions,
-        score=finished.score if finished and finished.candidate else None,
-        reason=finished.reason if finished else "",
-        strategy=started.strategy,
-        width=started.width,
-        owner=started.owner,
-    )
 
 
 def _fact(stored: Stored) -> object:

@@ -9,11 +9,12 @@ from events import subjects
 from events.run import RunStarted
 from events.subjects import GOLD, LOG
 from replay.report import Report, Reporter, follow_gold
+from replay.run_state import ListedRun
 from runtime.log.jetstream import Connection
 from runtime.log.lineage import run_start
 from runtime.log.port import Stored
 from runtime.status import Status
-from services.host.sources import ListedRun, find_run, list_log
+from services.host.sources import find_run, list_log
 
 RATE_SECONDS = 30.0
 """Seconds over which a rate is taken."""

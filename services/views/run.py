@@ -43,7 +43,7 @@ from services.views.tables import Column, print_table
 from services.views.waiting import QUIET, QuietLines, quiet_line
 
 if TYPE_CHECKING:
-    from services.host.sources import ListedRun
+    from replay.run_state import ListedRun
 
 SIGNIFICANT = 0.05
 FAILURE_SHOWN = 300

@@ -19,8 +19,8 @@ from services.views.tables import Column, fitted_table
 from services.views.waiting import QUIET, present, quiet_line, seconds_in_words
 
 if TYPE_CHECKING:
+    from replay.run_state import ListedRun
     from runtime.log.port import Stored
-    from services.host.sources import ListedRun
     from services.host.watched import WatchedMoment
 
 EVENTS = 8

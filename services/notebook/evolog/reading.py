@@ -34,7 +34,8 @@ from services.host.imports import find_export
 from services.host.kept_audits import kept_audit
 from services.host.node import Node
 from services.host.passed_runs import load_passed
-from services.host.sources import list_runs, load_history, load_report
+from services.host.reports import list_runs, load_report
+from services.host.sources import load_history
 
 from .tables import quoted, relation
 

@@ -327,7 +327,7 @@ def test_a_module_that_is_missing_is_a_sentence_if_an_extra_brings_it(
     def fail(*arguments: object, **options: object) -> None:
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
-    monkeypatch.setattr("services.host.sources.list_runs", fail)
+    monkeypatch.setattr("services.host.reports.list_runs", fail)
     result = CliRunner().invoke(main, ["ls"])
     if module == "own_module":
         assert isinstance(result.exception, ModuleNotFoundError)

@@ -116,7 +116,7 @@ def unreadable(*arguments: object, **options: object) -> None:
 VERBS: dict[str, tuple[list[str], Callable[[pytest.MonkeyPatch, dict[str, Any]], object]]] = {
     "show": (
         ["show", "x"],
-        lambda patch, of: patch.setattr("services.host.sources.load_report", lambda *a: of["report"]),
+        lambda patch, of: patch.setattr("services.host.reports.load_report", lambda *a: of["report"]),
     ),
     "ls": (
         ["ls"],
@@ -156,7 +156,7 @@ VERBS: dict[str, tuple[list[str], Callable[[pytest.MonkeyPatch, dict[str, Any]],
             "services.host.doctor.check_host", lambda *a: [HostCheck(HOSTILE, True, HOSTILE)]
         ),
     ),
-    "an error": (["show", HOSTILE], lambda patch, of: patch.setattr("services.host.sources.load_report", unreadable)),
+    "an error": (["show", HOSTILE], lambda patch, of: patch.setattr("services.host.reports.load_report", unreadable)),
     "a wrong flag": (["show", f"--{HOSTILE}"], lambda patch, of: None),
     "a wrong choice": (["sql", "--format", HOSTILE, "x"], lambda patch, of: None),
 }
@@ -175,9 +175,9 @@ async def hostile_services(node: object) -> Overview:
 
 
 def listed_run(of: dict[str, Any]) -> Any:
-    from services.host.sources import _listed_export
+    from services.host.reports import _imported
 
-    return _listed_export("run" + HOSTILE, of["listed"])
+    return _imported("run" + HOSTILE, of["listed"])
 
 
 @pytest.mark.parametrize("as_json", [False, True])

@@ -5,7 +5,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from services.host.sources import ListedRun
+from replay.run_state import ListedRun
 from services.views.run import RUNS, runs_table
 from services.views.tables import Column, print_table
 

@@ -8,8 +8,8 @@ from rich.console import Console, RenderableType
 from events.change import ScaffoldRequested
 from events.subjects import LOG
 from replay.report import Generation, Report
+from replay.run_state import ListedRun
 from runtime.status import Activity, Status, Waiting
-from services.host.sources import ListedRun
 from services.host.watched import RATE_SECONDS, Rates, WatchedMoment
 from services.views.watch import EVENTS, LINES, run_picture, runs_picture
 from tests.harness.facts import trajectory
