@@ -35,6 +35,7 @@ NOT_SWEPT = (
     "config",
     "settings",
     "preflight",
+    "resume",
     "sandbox",
     "directory",
     "as_json",
@@ -61,6 +62,13 @@ Point = Mapping[str, Any]
 )
 @click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Runs of each kind.")
 @click.option("--first-seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
+@click.option(
+    "--resume",
+    is_flag=True,
+    cls=CommandLineOnly,
+    help="Take the runs of this directory that were ordered alike, such as those of an ablation that was interrupted: "
+    "what is done as it is, what is under way to its end.",
+)
 @preflight_option
 @order_options
 @config_options
@@ -73,6 +81,7 @@ def ablate(
     over: Sequence[str],
     seeds: int,
     first_seed: int,
+    resume: bool,
     preflight: bool,
     directory: Path,
     as_json: bool,
@@ -92,8 +101,8 @@ def ablate(
         raise UsageError("An ablation asks the start again by itself: leave --strategy best_of_k out, or give --over.")
     check_points(node, [order_of(task, options | dict(point)) for point in points], preflight=preflight)
     if over:
-        return sweep(node, task, points, every_seed, options, as_json=as_json)
-    return ablate_levers(node, task, every_seed, options, as_json=as_json)
+        return sweep(node, task, points, every_seed, options, resume=resume, as_json=as_json)
+    return ablate_levers(node, task, every_seed, options, resume=resume, as_json=as_json)
 
 
 def check_points(node: "Node", orders: Sequence["RunOrder"], *, preflight: bool) -> None:
@@ -110,7 +119,9 @@ def check_points(node: "Node", orders: Sequence["RunOrder"], *, preflight: bool)
             asked.add(models)
 
 
-def ablate_levers(node: "Node", task: str, seeds: Sequence[int], options: dict[str, Any], *, as_json: bool) -> int:
+def ablate_levers(
+    node: "Node", task: str, seeds: Sequence[int], options: dict[str, Any], *, resume: bool, as_json: bool
+) -> int:
     """Run a task by each lever that is ordered, and by none, over these seeds; the exit code."""
     import msgspec
 
@@ -132,7 +143,7 @@ def ablate_levers(node: "Node", task: str, seeds: Sequence[int], options: dict[s
                 order = order_of(task, options | {"levers": "both", "generations": None, "seed": seed, "budget": used})
                 yield order._replace(search=search)
 
-    if interrupted := run_each(node, orders(), reports.append):
+    if interrupted := run_each(node, orders(), reports.append, resume=resume):
         return interrupted
     if as_json:
         click.echo(msgspec.json.encode(reports).decode())
@@ -142,7 +153,14 @@ def ablate_levers(node: "Node", task: str, seeds: Sequence[int], options: dict[s
 
 
 def sweep(
-    node: "Node", task: str, points: Sequence[Point], seeds: Sequence[int], options: dict[str, Any], *, as_json: bool
+    node: "Node",
+    task: str,
+    points: Sequence[Point],
+    seeds: Sequence[int],
+    options: dict[str, Any],
+    *,
+    resume: bool,
+    as_json: bool,
 ) -> int:
     """Run a task at each point over these seeds; the exit code."""
     import msgspec
@@ -153,7 +171,7 @@ def sweep(
     ordered = [(point, order_of(task, options | {**point, "seed": seed})) for seed in seeds for point in points]
     click.echo(f"evolog: {len(points)} points and {len(seeds)} seeds: {len(ordered)} runs", err=True)
     reports: list[Report] = []
-    if interrupted := run_each(node, (order for _, order in ordered), reports.append):
+    if interrupted := run_each(node, (order for _, order in ordered), reports.append, resume=resume):
         return interrupted
     result = SweepReport(
         task=reports[0].task,
@@ -167,19 +185,29 @@ def sweep(
     return say_all_failed(reports)
 
 
-def run_each(node: "Node", orders: Iterable["RunOrder"], done: Callable[["Report"], None]) -> int:
-    """Carry out one run after the other, each to the end of its audit; 0, or the exit code of an interrupt."""
+def run_each(node: "Node", orders: Iterable["RunOrder"], done: Callable[["Report"], None], *, resume: bool) -> int:
+    """Carry out one run after the other, each to the end of its audit; 0, or the exit code of an interrupt.
+
+    With `resume` a run that was ordered alike is taken in place of a new one.
+    """
+    import asyncio
+
     from services.cli.live import follow, leave, prepare, run_name, to_stderr
-    from services.host.orders import services_up
+    from services.host.orders import ordered_alike, services_up
     from services.views.progress import VisibleConsole, working
 
     with services_up(node, to_stderr, working) as services:
         for order in orders:
-            name = run_name(order)
-            report = follow(node, name, prepare(node, order), VisibleConsole(stderr=True))
+            started = prepare(node, order)
+            if earlier := asyncio.run(ordered_alike(node, started)) if resume else "":
+                to_stderr(f"evolog: {earlier} was ordered alike, and is taken.")
+            name = earlier or run_name(order)
+            report = follow(node, name, started, VisibleConsole(stderr=True), begun=bool(earlier))
             if report is None:
                 services.interrupted = True
-                return leave(node, name, services)
+                code = leave(node, name, services)
+                to_stderr("The same command with --resume goes on from here.")
+                return code
             done(report)
     return 0
 

@@ -77,10 +77,10 @@ def carry_out(node: Node, name: str, plan: Callable[[], RunStarted], *, detach: 
     return 5 if report.reason == "budget exhausted" else 0
 
 
-def follow(node: Node, name: str, started: RunStarted, console: Console) -> Report | None:
-    """Begin a run and show it on a console as it goes on; None after Ctrl-C."""
+def follow(node: Node, name: str, started: RunStarted, console: Console, *, begun: bool = False) -> Report | None:
+    """Begin a run, unless it has `begun`, and show it on a console as it goes on; None after Ctrl-C."""
     with LiveRun(console) as live:
-        return asyncio.run(begin(node, name, started, live))
+        return asyncio.run(begin(node, name, started, live, begun=begun))
 
 
 def leave(node: Node, run: str, services: StartedServices) -> int:

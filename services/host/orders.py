@@ -34,7 +34,7 @@ from services.host.capabilities import WORDS, missing_capabilities
 from services.host.closings import kept_closing
 from services.host.context import operator
 from services.host.node import Node, Running, is_on_this_host, owner_alone
-from services.host.sources import find_run
+from services.host.sources import fact_of, find_run, list_log
 from services.host.statuses import StatusBoard
 from tasks.loading import Task, hidden_folder
 
@@ -236,8 +236,24 @@ async def _unfinished(node: Node) -> list[str]:
     return [run for run, began in runs.items() if run not in audited and any(readable([began]))]
 
 
-async def begin(node: Node, name: str, started: RunStarted, watcher: RunWatcher | None) -> Report | None:
-    """Append the event that begins a run, and follow the run to the end of its audit.
+async def ordered_alike(node: Node, started: RunStarted) -> str:
+    """The oldest run of a directory that began with this very event and was not cancelled; empty where there is none.
+
+    Raises `UsageError` where it is paused.
+    """
+    async with operator(node) as connection:
+        log, gold = connection.log(LOG), connection.log(GOLD)
+        alike = {run for run, stored in (await run_starts(log)).items() if fact_of(stored) == started}
+        found = [one for one in await list_log(log, gold) if one.run in alike and one.state != "cancelled"]
+    if found and found[0].state == "paused":
+        raise UsageError(f"Run {found[0].run} is paused: `evolog resume {found[0].run}` first, or cancel it.")
+    return found[0].run if found else ""
+
+
+async def begin(
+    node: Node, name: str, started: RunStarted, watcher: RunWatcher | None, *, begun: bool = False
+) -> Report | None:
+    """Append the event that begins a run, unless it has `begun`, and follow the run to the end of its audit.
 
     None where it is watched no more: without a watcher, or after Ctrl-C, SIGTERM or SIGHUP.
 
@@ -248,15 +264,16 @@ async def begin(node: Node, name: str, started: RunStarted, watcher: RunWatcher 
     async with operator(node) as connection:
         log, gold = connection.log(LOG), connection.log(GOLD)
         event = codec.event(started, run=name, source=OPERATOR, cause="", time=now())
-        gold_position = await gold.end()
-        if await log.last([event.subject]):
+        gold_position = 0 if begun else await gold.end()
+        if not begun and await log.last([event.subject]):
             raise UsageError(
                 f"There is a run {name!r} already; give this one another --name, or look at that one with `evolog "
                 f"show {name}`."
             )
         with _interrupts() as interrupted:  # from here on Ctrl-C leaves a run behind, and must say so
             try:
-                await append_once(log, [event], connection.scanner)
+                if not begun:
+                    await append_once(log, [event], connection.scanner)
             except Refused as refused:
                 raise TryAgain(f"Run {name} could not be started: {refused}.") from refused
             if watcher is None:

@@ -127,7 +127,7 @@ async def find_run(log: Log, name: str) -> str:
     starts = await run_starts(log)
 
     def owner_of(run: str) -> str:
-        started = _fact(starts[run])
+        started = fact_of(starts[run])
         return started.owner if isinstance(started, RunStarted) else ""
 
     matching = matching_runs(name, starts, owner_of)
@@ -205,10 +205,10 @@ async def list_log(log: Log, gold: Log) -> list[ListedRun]:
     audited = {subjects.run_of(place) for place in audits}
     listed = []
     for run, stored in (await run_starts(log)).items():
-        started = _fact(stored)
+        started = fact_of(stored)
         if not isinstance(started, RunStarted):
             continue
-        end, head = (_fact(found) if found else None for found in (ends.get(run), heads.get(subjects.head(run))))
+        end, head = (fact_of(found) if found else None for found in (ends.get(run), heads.get(subjects.head(run))))
         finished = end if isinstance(end, RunFinished) else None
         decisions = head.number if isinstance(head, DecisionMade) else 0
         one = listed_run(run, started, rfc3339(stored.time), finished, decisions, audited=run in audited)
@@ -221,7 +221,8 @@ async def list_log(log: Log, gold: Log) -> list[ListedRun]:
     return listed
 
 
-def _fact(stored: Stored) -> object:
+def fact_of(stored: Stored) -> object:
+    """The fact in a message; None where it cannot be read."""
     return next((event.data for event in readable([stored])), None)
 
 

@@ -384,6 +384,39 @@ def test_an_ablation_asks_the_start_again_with_as_many_rollouts(place: CliHarnes
     assert 0 < again["rollouts"] <= levers[-1]["rollouts"] and again["vote"]["attempts"] > 40
     assert {row["lever"] for row in again["generations"]} == {"start", "repeat"}
 
+    resumed = place.evolog("ablate", str(TOY), "--seeds", "1", "--generations", "1", "--json", "--resume")
+    assert json.loads(resumed.out) == [*levers, again]
+    assert [f"{one['run']} was ordered alike" in resumed.err for one in (*levers, again)] == [True] * 4
+
+
+@pytest.mark.slow
+def test_an_ablation_that_was_interrupted_goes_on(place: CliHarness) -> None:
+    flags = (str(TOY), "--seeds", "1", "--first-seed", "7", "--generations", "0")
+    process = place.start("ablate", *flags)
+    assert process.stderr
+    name = process.stderr.readline().removeprefix("run ").split(":")[0]
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130 and err.endswith("The same command with --resume goes on from here.\n")
+    before = json.loads(place.evolog("ls", "--json").out)["runs"]
+    reports = json.loads(place.evolog("ablate", *flags, "--resume", "--json").out)
+    assert reports[0]["run"] == name and reports[0]["audit"] == "done"
+    after = json.loads(place.evolog("ls", "--json").out)["runs"]
+    assert len(after) == len(before) + 3 and {one["run"] for one in reports} <= {one["run"] for one in after}
+
+
+@pytest.mark.slow
+def test_a_paused_run_is_not_taken_and_a_cancelled_one_is_played_anew(place: CliHarness) -> None:
+    flags = (str(TOY), "--levers", "scaffold", "--seed", "8", "--generations", "1")
+    name = place.evolog("run", *flags, "--detach").out.strip()
+    place.evolog("pause", name)
+    ablation = ("ablate", str(TOY), "--levers", "scaffold", "--seeds", "1", "--first-seed", "8", "--generations", "1")
+    one_sentence(place.here(*ablation, "--resume", code=2), f"{name} is paused", f"evolog resume {name}")
+    place.evolog("cancel", name)
+    place.wait_until_audited(name)
+    reports = json.loads(place.evolog(*ablation, "--resume", "--json").out)
+    assert name not in {one["run"] for one in reports} and reports[0]["score"] is not None
+
 
 def test_version(empty: CliHarness) -> None:
     assert empty.evolog("--version").out.startswith("evolog, version ")
