@@ -4,13 +4,15 @@ import asyncio
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 
+from events import codec
 from events.codec import Event
 from events.errors import Misconfigured
 from events.fact import Fact
 from events.run import RunStarted
-from events.weights import TrainingBatchSealed
+from events.subjects import LOG, subject
+from events.weights import AdapterPublished, TrainingBatchSealed, WeightUpdateFailed
 from runtime.log.lookup import attempts_of_request
-from runtime.log.worker import answer, work
+from runtime.log.worker import answer, retry_until_available, work
 from runtime.rollouts.attempt import RecordedAttempt
 from runtime.run.loading import LoadedRun
 from services.host.context import Context
@@ -34,6 +36,8 @@ async def serve(context: Context) -> None:
         for event in events:
             sealed = event.data
             assert isinstance(sealed, TrainingBatchSealed)
+            if await _is_done(context, event.run, sealed):
+                continue
             past = await context.past(event.run)
             known = {
                 request: known.get(request) or await attempts_of_request(context.log, event.run, request, past)
@@ -60,6 +64,16 @@ async def serve(context: Context) -> None:
         )
     finally:
         importing.cancel()
+
+
+async def _is_done(context: Context, run: str, sealed: TrainingBatchSealed) -> bool:
+    """Whether the batch has its outcome on the log: a trainer that was killed, or cut off, may not have said so."""
+    outcomes = (
+        codec.event_id(run, AdapterPublished, sealed.parent_adapter, sealed.digest),
+        codec.event_id(run, WeightUpdateFailed, sealed.generation, sealed.round),
+    )
+    places = [subject(LOG, run, outcome, "*") for outcome in outcomes]
+    return bool(await retry_until_available(lambda: context.log.last(places)))
 
 
 async def _import_torch() -> None:

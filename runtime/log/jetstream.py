@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 import runtime.broker.without_websockets  # noqa: F401
@@ -20,6 +21,7 @@ from nats.js.errors import NotFoundError as JetStreamNotFound
 from events.errors import Misconfigured, Unavailable
 from events.secret import Scanner
 from events.subjects import LOG
+from runtime.broker import streams
 from runtime.broker.accounts import API, READERS, VERSION_KEY
 from runtime.broker.client import open_client
 from runtime.broker.credentials import Login
@@ -283,9 +285,18 @@ class JetStreamDelivery:
         meta = message.metadata
         self.pending = meta.num_pending
         self.stored = Stored(meta.sequence.stream, int(meta.timestamp.timestamp() * 1e9), message.subject, message.data)
+        self._came = time.monotonic()
 
     async def ack(self) -> None:
-        """As `Delivery.ack`."""
+        """As `Delivery.ack`.
+
+        One that was held for longer than the server waits is its to hand out again. The server takes the next request
+        for work before an acknowledgement that is under way, and so its answer is waited for.
+        """
+        if time.monotonic() - self._came > streams.ACK_WAIT:
+            with contextlib.suppress(Unavailable):
+                await self._connection.request(self.handle, b"+ACK", timeout=APPEND_TIMEOUT)
+                return
         await self._connection.publish(self.handle, b"+ACK")
 
     async def in_progress(self) -> None:
