@@ -22,10 +22,8 @@ def show(run: str, directory: Path, as_json: bool) -> None:
     from services.host.imports import find_export
     from services.host.node import Node
     from services.host.reports import load_report
-    from services.host.statuses import read_present
     from services.views.progress import stdout, working
     from services.views.run import show_report
-    from services.views.waiting import present_lines
 
     with exports_in_words(directory, run):
         with working(f"reading {run}"):
@@ -35,6 +33,9 @@ def show(run: str, directory: Path, as_json: bool) -> None:
         else:
             show_report(stdout(), report)
             if report.state == "running" and find_export(Node(directory), run) is None:
+                from services.host.statuses import read_present
+                from services.views.waiting import present_lines
+
                 statuses, decided = read_present(Node(directory), report.run)
                 for line in present_lines(report.run, statuses, decided, time.time()):
                     stdout().print(with_directory(line), soft_wrap=True, highlight=False)

@@ -5,12 +5,13 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from events.errors import Misconfigured
 from events.kinds import BackEnd
-from runtime.log.worker import HOST_PATIENCE
-from runtime.rollouts.host import ScaffoldLimits
+
+if TYPE_CHECKING:
+    from runtime.rollouts.host import ScaffoldLimits
 
 IDLE_TIMEOUT_VARIABLE = "EVOLOG_SCAFFOLD_SILENCE"
 HOST_PATIENCE_VARIABLE = "EVOLOG_HOST_PATIENCE"
@@ -159,11 +160,13 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def scaffold_limits() -> ScaffoldLimits:
+def scaffold_limits() -> "ScaffoldLimits":
     """What scaffolds may use; EVOLOG_SCAFFOLD_SILENCE sets the longest, in seconds, that one may go without a word.
 
     Raises `Misconfigured` where that is no number of seconds.
     """
+    from runtime.rollouts.host import ScaffoldLimits  # every command knows these settings, and few use them
+
     return ScaffoldLimits(idle_timeout=_seconds(IDLE_TIMEOUT_VARIABLE, ScaffoldLimits().idle_timeout))
 
 
@@ -172,6 +175,8 @@ def host_patience() -> float:
 
     Raises `Misconfigured` where EVOLOG_HOST_PATIENCE is no number of seconds.
     """
+    from runtime.log.worker import HOST_PATIENCE
+
     return _seconds(HOST_PATIENCE_VARIABLE, HOST_PATIENCE)
 
 
