@@ -29,7 +29,8 @@ def completion(context: click.Context, shell: str) -> None:
     """
     kind = get_completion_class(shell)
     assert kind
-    click.echo(kind(context.find_root().command, {}, PROGRAM, VARIABLE).source())
+    script = kind(context.find_root().command, {}, PROGRAM, VARIABLE).source()
+    click.echo(script.replace('string split ","', 'string split -m 1 ","'))  # for fish, which cut words at a comma
 
 
 class Names(click.types.StringParamType):

@@ -90,7 +90,9 @@ def test_every_key_that_is_offered_can_be_set() -> None:
 def test_the_script_asks_evolog(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["completion", shell])
-    assert f"{VARIABLE}={shell}_complete" in capsys.readouterr().out
+    script = capsys.readouterr().out
+    assert f"{VARIABLE}={shell}_complete" in script
+    assert script.count('string split -m 1 ","') == script.count("string split") == (shell == "fish")
 
 
 @pytest.mark.slow
