@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -79,22 +80,28 @@ def _pass(
     as they are decided, or two have one id.
     """
     passing, digest, redecision, ids = Passing(), RunDigest(), Redecision(run, heads), bytearray()
-    for stored in messages:
-        data_digest = sha256(stored.data)
-        digest.take(stored, data_digest)
-        event: Event | None
-        try:
-            event = codec.decode_at(stored.subject, stored.data)
-        except codec.Unreadable:
-            event = None
-        redecision.take(stored, event, data_digest)
-        if event:
-            ids += bytes.fromhex(event.id[:16])  # as in `SeenIds`
-            passing.take(StoredEvent(stored, event))
-        if digest.events % PROGRESS_EVERY == 0:
-            at(stored.sequence)
+    messages = iter(messages)
+    while page := list(islice(messages, PROGRESS_EVERY)):  # one thing after the other, which caches like
+        data_digests = [sha256(stored.data) for stored in page]
+        events = [_event(stored) for stored in page]
+        for stored, data_digest in zip(page, data_digests, strict=True):
+            digest.take(stored, data_digest)
+        for stored, event, data_digest in zip(page, events, data_digests, strict=True):
+            redecision.take(stored, event, data_digest)
+        for stored, event in zip(page, events, strict=True):
+            if event:
+                ids += bytes.fromhex(event.id[:16])  # as in `SeenIds`
+                passing.take(StoredEvent(stored, event))
+        at(page[-1].sequence)
     redecision.end()
     sorted_ids = np.sort(np.frombuffer(ids, np.uint64))
     if (sorted_ids[1:] == sorted_ids[:-1]).any():
         raise OutOfLine
     return passing, digest
+
+
+def _event(stored: Stored) -> Event | None:
+    try:
+        return codec.decode_at(stored.subject, stored.data)
+    except codec.Unreadable:
+        return None
