@@ -6,7 +6,8 @@ The list that `--all` prints and the JSON are made here.
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -108,7 +109,12 @@ def _audited(node: Node, name: str, access: TaskAccess) -> AuditReport:
             return _checked(export, access)
     from services.host.passed_runs import load_passed  # with the client of the broker, which takes half a second
 
-    blocks = cache(partial(blocks_now, node))  # the files as they are before they are read
+    @cache
+    def blocks() -> Blocks:
+        """The files as they are before they are read."""
+        import_module("scipy.special")  # which the audit needs, and which takes a quarter of a second
+        return blocks_now(node)
+
     with counting(f"deciding {name} again", "events") as progress:
         run = load_passed(node.directory, name, progress, meanwhile=blocks)
     with working(f"auditing {name}"):
