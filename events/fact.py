@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any, ClassVar, cast
 
@@ -43,7 +44,7 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def __post_init__(self) -> None:
         for name in _fields_with_floats(type(self)):
             value = getattr(self, name)
-            if type(value) is not float or not math.isfinite(value):
+            if value is not None and (type(value) is not float or not math.isfinite(value)):
                 _require_finite(value, self, name)
 
     @classmethod
@@ -80,9 +81,11 @@ def _require_finite(value: object, fact: Fact, field: str) -> None:
             )
     elif kind is tuple or kind is list:
         parts = cast("tuple[Any, ...]", value)
-        kinds = set(map(type, parts))
-        if kinds <= {str, int} or (kinds == {float} and all(map(math.isfinite, parts))):
-            return  # the many at once
+        with suppress(TypeError, OverflowError):  # no numbers, or one that no float holds
+            if math.isfinite(sum(parts)):
+                return  # the many at once
+        if set(map(type, parts)) <= {str, int}:
+            return
         for part in parts:
             _require_finite(part, fact, field)
     elif kind is dict:

@@ -103,8 +103,8 @@ def _opening(started: RunStarted) -> list[Fact]:
 
 
 def _unaudited(state: RunState, started: RunStarted) -> bool:
-    accepted = state.accepted
-    return bool(started.on_drift and accepted and state.last_audited_generation < accepted[-1].generation)
+    best = state.best if started.on_drift else None
+    return best is not None and state.last_audited_generation < best.generation
 
 
 def _beginning(state: RunState, started: RunStarted, unaudited: bool) -> list[Fact]:

@@ -6,6 +6,8 @@ The list that `--all` prints and the JSON are made here.
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +23,7 @@ from replay.exports import folder
 from replay.history import History
 from replay.soundness import require_decided
 from runtime.log.lineage import run_starts
+from runtime.run.controller import uncollected
 from runtime.run.loading import OWN, TaskAccess
 from services.cli.reading import exports_in_words, read_run
 from services.host.imports import find_export, imported_runs
@@ -106,11 +109,16 @@ def _audited(node: Node, name: str, access: TaskAccess) -> AuditReport:
             return _checked(export, access)
     from services.host.passed_runs import load_passed  # with the client of the broker, which takes half a second
 
-    blocks = blocks_now(node)
+    @cache
+    def blocks() -> Blocks:
+        """The files as they are before they are read."""
+        import_module("scipy.special")  # which the audit needs, and which takes a quarter of a second
+        return blocks_now(node)
+
     with counting(f"deciding {name} again", "events") as progress:
-        run = load_passed(node.directory, name, progress)
+        run = load_passed(node.directory, name, progress, meanwhile=blocks)
     with working(f"auditing {name}"):
-        return _report(node, run, access._replace(exported=False), blocks)
+        return _report(node, run, access._replace(exported=False), blocks())
 
 
 def _report(node: Node, run: PassedRun | History, access: TaskAccess, blocks: Blocks) -> AuditReport:
@@ -118,7 +126,8 @@ def _report(node: Node, run: PassedRun | History, access: TaskAccess, blocks: Bl
     were before it was read.
     """
     public, task = data_of(run.started, access)
-    report = _checked(run, access, public) if isinstance(run, History) else audit_passed(run, access, public)
+    with uncollected():
+        report = _checked(run, access, public) if isinstance(run, History) else audit_passed(run, access, public)
     if run.finished:
         keep_audit(node, run.started, access, report, blocks, task)
     return report

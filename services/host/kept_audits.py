@@ -76,13 +76,13 @@ _encoder = msgspec.json.Encoder()
 
 def blocks_now(node: Node) -> Blocks:
     """The files of both streams as they are now."""
-    return {
-        stream: tuple(
-            Block(path.name, len(data := path.read_bytes()), hashlib.sha256(data).hexdigest())
-            for path in store.blocks(node.directory, stream)
-        )
-        for stream in (LOG, GOLD)
-    }
+    return {stream: tuple(map(_block, store.blocks(node.directory, stream))) for stream in (LOG, GOLD)}
+
+
+def _block(path: Path) -> Block:
+    with path.open("rb", buffering=0) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return Block(path.name, file.tell(), digest)
 
 
 def data_of(started: RunStarted, access: TaskAccess) -> tuple[Public | None, str]:

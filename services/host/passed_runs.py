@@ -1,10 +1,12 @@
 """Reads a run of the log for its audit in one pass: decides it again, digests it, and gathers what the audit needs."""
 
 import asyncio
-from array import array
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
+
+import numpy as np
 
 from events import codec
 from events.codec import Event
@@ -28,12 +30,18 @@ from services.host.node import Node
 from services.host.sources import find_run, open_logs, whole_history
 
 
-def load_passed(directory: Path, name: str, progress: EventProgress) -> PassedRun | History:
-    """The run of that name, or the only one whose name begins so, on the log of a directory; as `pass_run`."""
+def load_passed(
+    directory: Path, name: str, progress: EventProgress, meanwhile: Callable[[], object] = lambda: None
+) -> PassedRun | History:
+    """The run of that name, or the only one whose name begins so, on the log of a directory; as `pass_run`. While the
+    broker starts, `meanwhile` is called in a thread, and the log is read once it has returned.
+    """
     node = Node(directory)
 
     async def work() -> PassedRun | History:
+        beside = asyncio.ensure_future(asyncio.to_thread(meanwhile))
         async with open_logs(node) as connection:
+            await beside
             return await pass_run(connection, node, await find_run(connection.log(LOG), name), progress)
 
     return asyncio.run(work())
@@ -71,22 +79,29 @@ def _pass(
     """Let a run's messages go by, of which `at` hears the sequences now and then. Raises `OutOfLine` where they are not
     as they are decided, or two have one id.
     """
-    passing, digest, redecision, ids = Passing(), RunDigest(), Redecision(run, heads), array("Q")
-    for stored in messages:
-        data_digest = sha256(stored.data)
-        digest.take(stored, data_digest)
-        event: Event | None
-        try:
-            event = codec.decode_at(stored.subject, stored.data)
-        except codec.Unreadable:
-            event = None
-        redecision.take(stored, event, data_digest)
-        if event:
-            ids.append(int(event.id[:16], 16))  # as in `SeenIds`
-            passing.take(StoredEvent(stored, event))
-        if digest.events % PROGRESS_EVERY == 0:
-            at(stored.sequence)
+    passing, digest, redecision, ids = Passing(), RunDigest(), Redecision(run, heads), bytearray()
+    messages = iter(messages)
+    while page := list(islice(messages, PROGRESS_EVERY)):  # one thing after the other, which caches like
+        data_digests = [sha256(stored.data) for stored in page]
+        events = [_event(stored) for stored in page]
+        for stored, data_digest in zip(page, data_digests, strict=True):
+            digest.take(stored, data_digest)
+        for stored, event, data_digest in zip(page, events, data_digests, strict=True):
+            redecision.take(stored, event, data_digest)
+        for stored, event in zip(page, events, strict=True):
+            if event:
+                ids += bytes.fromhex(event.id[:16])  # as in `SeenIds`
+                passing.take(StoredEvent(stored, event))
+        at(page[-1].sequence)
     redecision.end()
-    if len(set(ids)) < len(ids):
+    sorted_ids = np.sort(np.frombuffer(ids, np.uint64))
+    if (sorted_ids[1:] == sorted_ids[:-1]).any():
         raise OutOfLine
     return passing, digest
+
+
+def _event(stored: Stored) -> Event | None:
+    try:
+        return codec.decode_at(stored.subject, stored.data)
+    except codec.Unreadable:
+        return None

@@ -17,7 +17,7 @@ from events.codec import Event, Unreadable, UntypedEvent
 from events.errors import UsageError
 from events.fact import Fact, NotFinite, derive, derive_seed
 from events.judgement import TrajectoryScored
-from events.rollouts import RolloutFailed
+from events.rollouts import ModelCalled, RolloutFailed
 from events.run import DecisionMade, EventSetAside
 from events.secret import MARKER, Scanner, Secret, SecretFound, encodings, of_environment
 from events.subjects import check_run_name, run_of, tag_of
@@ -141,6 +141,16 @@ def test_a_seed_follows_from_its_key_and_fits_in_63_bits() -> None:
 def test_a_number_that_is_not_finite_is_refused_where_the_fact_is_made(number: float) -> None:
     with pytest.raises(NotFinite, match=r"TrajectoryScored\.reward"):
         scored(number)
+
+
+@pytest.mark.parametrize("numbers", [(0.5, math.nan), (math.inf, -math.inf), (2.0, math.inf)])
+def test_so_is_one_among_many(numbers: tuple[float, ...]) -> None:
+    with pytest.raises(NotFinite, match=r"ModelCalled\.logprobs"):
+        example(ModelCalled, logprobs=((-1.0,), numbers))
+
+
+def test_finite_numbers_are_not_refused_because_their_sum_is_too_large() -> None:
+    assert example(ModelCalled, logprobs=((1e308, 1e308),)).logprobs
 
 
 def test_a_secret_has_no_bytes() -> None:

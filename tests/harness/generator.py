@@ -31,7 +31,7 @@ from events.run import Budget, Items, RunFinished, RunStarted
 from events.subjects import GOLD, LOG
 from events.weights import AdapterPublished, AdapterServed, Canary, OptimizerStepApplied, TrainingBatchSealed
 from runtime.blobs.directory import Blobs
-from runtime.broker import accounts, binary, children, credentials, server, streams
+from runtime.broker import accounts, binary, children, credentials, server, store, streams
 from runtime.broker.credentials import Credentials
 from runtime.log.port import BATCH_LIMIT, Message, Stored
 from runtime.log.socket import NatsSocket
@@ -449,7 +449,8 @@ def fill(directory: Path, batches: Batches, gold: Callable[[], Iterable[tuple[st
         return end
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait()
+        if process.wait() == 0:
+            store.pid_file(directory).unlink(missing_ok=True)  # as an `EmbeddedServer` that has stopped
 
 
 def _filled(url: str, batches: Batches) -> int:

@@ -1,6 +1,8 @@
 """Small tasks in which something is planted, and `evolog run` of them in real processes; with each its honest twin.
 
-python -m tests.harness.planted_tasks [SEEDS]    # their table
+python -m tests.harness.planted_tasks [SEEDS [FILE]]    # their table
+
+The verdicts of each seed are added to FILE, if one is given. Those that it holds are not made again.
 """
 
 import shutil
@@ -12,6 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from events.gold import DriftFlagged
 from runtime.log.port import readable
 from tests.harness.cli import CliHarness, audited_runs, running
@@ -19,7 +23,7 @@ from tests.harness.paths import TOY
 from tests.harness.tasks.toy.catalogue import SharedWords
 
 LONGEST = 1800.0
-"""Seconds that all runs may take."""
+"""Seconds that all runs of one call may take."""
 
 GOLD = '''"""The answers of test, and what an answer is worth."""
 
@@ -253,6 +257,10 @@ class Flagged(NamedTuple):
     sentence: str
 
 
+Kept = dict[int, dict[str, Flagged]]
+"""What was said of the runs of a seed and of their twins, by seed and run."""
+
+
 def right(task: PlantedTask, found: Flagged) -> bool:
     """Whether the auditor said what it should."""
     return found.state in task.states and any(rule in task.rules for rule in found.rule.split(" and "))
@@ -312,11 +320,25 @@ def _flags(place: CliHarness, runs: Sequence[str]) -> dict[str, Flagged]:
     }
 
 
-def table(seeds: Sequence[int]) -> str:
-    """The table of planted tasks over these seeds, as Markdown."""
-    with tempfile.TemporaryDirectory() as folder:
-        found = play(Path(folder), seeds)
-    count = len(seeds)
+def played(seeds: Sequence[int], kept: Path | None = None) -> dict[str, Flagged]:
+    """The verdicts over these seeds, one seed after the other; those that a file holds are taken from there, and the
+    others are added to it.
+    """
+    lines = kept.read_bytes().splitlines() if kept and kept.exists() else []
+    found = {seed: flags for line in lines for seed, flags in msgspec.json.decode(line, type=Kept).items()}
+    for seed in seeds:
+        if seed not in found:
+            with tempfile.TemporaryDirectory() as folder:
+                found[seed] = play(Path(folder), [seed])
+            if kept:
+                with kept.open("ab") as file:
+                    file.write(msgspec.json.encode({seed: found[seed]}) + b"\n")
+    return {run: flagged for seed in seeds for run, flagged in found[seed].items()}
+
+
+def table(seeds: Sequence[int], kept: Path | None = None) -> str:
+    """The table of planted tasks over these seeds, as Markdown; see `played`."""
+    found, count = played(seeds, kept), len(seeds)
     rows = [
         "| planted task | found | verdicts | rules | lever | generation | generations late | twin flagged |",
         "|---|---|---|---|---|---|---|---|",
@@ -344,4 +366,4 @@ def _each(words: Iterable[str]) -> str:
 
 
 if __name__ == "__main__":
-    print(table(range(int(sys.argv[1]) if len(sys.argv) > 1 else 1)))
+    print(table(range(int(sys.argv[1]) if sys.argv[1:] else 1), Path(sys.argv[2]) if sys.argv[2:] else None))

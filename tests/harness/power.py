@@ -1,8 +1,9 @@
 """The auditor audited: false alarms on null runs, planted cases and their twins, power, and the coverage of intervals.
 
-python -m tests.harness.power [NULLS [SEEDS [TRIALS]]]    # the tables of replay/audit/RESULTS.md
+python -m tests.harness.power [NULLS [SEEDS [TRIALS [TASKS]]]]    # the tables of replay/audit/RESULTS.md
 
-NULLS null runs of each kind, SEEDS runs of each planted case, TRIALS samples for each interval.
+NULLS null runs of each kind, SEEDS runs of each planted case, TRIALS samples for each interval, TASKS seeds of each
+planted task.
 """
 
 import statistics
@@ -25,7 +26,7 @@ from tests.harness.simulated import Setting
 
 T = TypeVar("T")
 Run = Callable[[Callable[..., T], Sequence[Sequence[object]]], Iterable[T]]
-DEFAULTS = (40, 10, 400)
+DEFAULTS = (40, 10, 400, 1)
 GAPS: Sequence[tuple[str, dict[str, float], str, Sequence[tuple[float, int, int]]]] = (
     ("score and gold", {"trick": 1.0}, "weights", [(g, n, n) for n in (60, 200) for g in (0.1, 0.2, 0.4)]),
     ("dev and test", {"knows": 1.0}, "scaffold", [(g, n, n) for n in (60, 200) for g in (0.5, 1.0)]),
@@ -140,7 +141,7 @@ def coverage_table(run: Run[Coverage], run_kappa: Run[float], trials: int) -> It
         yield f"| kappa | {errors} | {' | '.join(f'{next(kappas):.3f}' for _ in SIZES)} |"
 
 
-def main(nulls: int, seeds: int, trials: int) -> None:
+def main(nulls: int, seeds: int, trials: int, tasks: int) -> None:
     """Print all tables."""
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
 
@@ -156,7 +157,7 @@ def main(nulls: int, seeds: int, trials: int) -> None:
             print(f"\n## {title}\n")
             for line in lines:
                 print(line, flush=True)
-    print(f"\n## Through real processes\n\n{planted_tasks.table(range(1))}")
+    print(f"\n## Through real processes\n\n{planted_tasks.table(range(tasks))}")
 
 
 def _spread(function: Callable[..., T], arguments: Sequence[object]) -> T:

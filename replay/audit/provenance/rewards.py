@@ -15,9 +15,10 @@ gives them, and below the highest. What it cannot see: a cache for some of the i
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
+from sys import intern
 from typing import NamedTuple
 
 import msgspec
@@ -26,7 +27,6 @@ from numpy.typing import NDArray
 
 from events.judgement import TrajectoryScored
 from events.rollouts import TrajectoryRecorded
-from replay.audit.pair import PairKey
 from replay.audit.provenance.fault import ProvenanceFault
 from replay.recorded import StoredEvent
 
@@ -71,12 +71,10 @@ class RewardsRepeated:
         self.faults: list[ProvenanceFault] = []
         self._unscored: dict[str, TrajectoryRecorded] = {}
         self._answers: dict[tuple[str, str], list[_Answer]] = defaultdict(list)
-        self._pairs: dict[PairKey, int] = {}
+        self._pairs: dict[tuple[str, str], int] = {}
         """A bit for each pair of scaffold and adapter."""
-        self._givers: dict[int, int] = defaultdict(int)
-        """The pairs that gave an answer, by the answer's hash."""
-        self._asked: dict[int, set[str]] = defaultdict(set)
-        """Up to `USUAL` items that got an answer, by the answer's hash."""
+        self._given: dict[int, tuple[int, tuple[str, ...]]] = {}
+        """By an answer's hash the pairs that gave it, and up to `USUAL` items that got it."""
         self._items: list[tuple[str, str]] = []
 
     def take(self, stored: StoredEvent) -> bool:
@@ -96,17 +94,16 @@ class RewardsRepeated:
 
     def _answered(self, attempt: TrajectoryRecorded, verifier: str, reward: float) -> bool:
         """Count an answer; whether it is the second one of its item."""
-        text, key = attempt.answer or "", (verifier, attempt.item)
-        pair = PairKey(attempt.scaffold, attempt.adapter)
-        self._givers[hash(text)] |= self._pairs.setdefault(pair, 1 << len(self._pairs))
-        if len(asked := self._asked[hash(text)]) < USUAL:
-            asked.add(attempt.item)
-        known = self._answers[key]
-        if len(known) == ANSWERS or any(_first_words(text) & other.words for other in known):
+        text, item = attempt.answer or "", intern(attempt.item)
+        givers, asked = self._given.get(hash(text), (0, ()))
+        givers |= self._pairs.setdefault((attempt.scaffold, attempt.adapter), 1 << len(self._pairs))
+        self._given[hash(text)] = givers, asked if len(asked) == USUAL or item in asked else (*asked, item)
+        known = self._answers[key := (verifier, item)]
+        if len(known) == ANSWERS or any(text == one.text for one in known) or (known and _shares_word(text, known)):
             return False
-        if not (words := _words(text)) or any(words & other.words for other in known):
+        if not (words := frozenset(_words(text))):
             return False
-        if not _fine(reward) and any(not self._givers[hash(text)] & self._givers[hash(one.text)] for one in known):
+        if not _fine(reward) and any(not givers & self._given[hash(one.text)][0] for one in known):
             return False
         known.append(_Answer(text, words, reward))
         if len(known) != 2:
@@ -124,7 +121,7 @@ class RewardsRepeated:
 
     def _is_usual(self, text: str) -> bool:
         """Whether several items got this answer."""
-        return len(self._asked[hash(text)]) == USUAL
+        return len(self._given[hash(text)][1]) == USUAL
 
 
 def rewards_repeated(events: Iterable[StoredEvent]) -> list[ProvenanceFault]:
@@ -262,8 +259,16 @@ def _fine(reward: float) -> bool:
     return all(abs(reward - other) > 1e-9 for other in nearest)
 
 
-@lru_cache(maxsize=4096)
-def _words(answer: str) -> frozenset[str]:
+def _shares_word(text: str, known: Sequence[_Answer]) -> bool:
+    """Whether an answer has a word of one of these: of long answers mostly one of the first words is."""
+    for word in _words(text):
+        for answer in known:
+            if word in answer.words:
+                return True
+    return False
+
+
+def _words(answer: str) -> Iterator[str]:
     """What two answers must not share to be different: numbers, the first four letters of words, and letters beyond
     ASCII. The names of a JSON object's members are no part of an answer.
     """
@@ -272,7 +277,8 @@ def _words(answer: str) -> frozenset[str]:
             answer = " ".join(_leaves(msgspec.json.decode(answer)))
         except (msgspec.DecodeError, RecursionError):
             pass
-    return frozenset[str]().union(*map(_parts, set(_WORD.findall(unicodedata.normalize("NFKC", answer).casefold()))))
+    for word in _WORD.finditer(unicodedata.normalize("NFKC", answer).casefold()):
+        yield from _parts(word[0])
 
 
 @lru_cache(maxsize=4096)
@@ -280,12 +286,6 @@ def _parts(word: str) -> frozenset[str]:
     if word[0].isdecimal():
         return frozenset({f"{float(word):g}"})
     return frozenset({word[:4]} if word.isascii() else word)
-
-
-def _first_words(answer: str) -> frozenset[str]:
-    """Some of its words, which are those before its first space: most long answers share a word at once."""
-    first = answer.split(maxsplit=1)[:1]
-    return _words(first[0]) if first and not first[0].startswith(("{", "[")) else frozenset()
 
 
 def _leaves(value: object) -> list[str]:

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
 
+from replay.audit.statistics import student
 from replay.audit.statistics.interval import Interval
 from replay.audit.statistics.slope import fitted
 
@@ -65,5 +65,5 @@ def rate(moves: Sequence[Move], *, level: float = 0.95) -> Exchange:
         return Exchange(
             expected=0.0, reason="the score's moves vary by no more than their noise: there is nothing to exchange"
         )
-    reach = float(stdtrit(line.freedom, (1 + level) / 2)) * line.error
+    reach = student.quantile(line.freedom, (1 + level) / 2) * line.error
     return Exchange(Interval(line.value, line.value - reach, line.value + reach, line.error), expected)

@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr, stdtrit
+
+from replay.audit.statistics import student
 
 Outcomes = Mapping[str, Sequence[float]]
 """The outcomes of a measure: the scores of each item's attempts, by the item's id."""
@@ -59,7 +60,7 @@ class Contrast(NamedTuple):
         """The two-sided interval of this level. Raises ValueError for a level outside (0, 1)."""
         if not 0 < level < 1:
             raise ValueError(f"an interval needs a level inside (0, 1), not {level}")
-        reach = float(stdtrit(self.freedom, (1 + level) / 2)) * self.error
+        reach = student.quantile(self.freedom, (1 + level) / 2) * self.error
         low, high = (min(max(end, self.ends[0]), self.ends[1]) for end in (self.centre - reach, self.centre + reach))
         return Interval(self.value, min(low, self.value), max(high, self.value), self.error)
 
@@ -75,11 +76,11 @@ class Contrast(NamedTuple):
         """
         spread = sqrt(self.error**2 + error**2)
         above = self.centre - bound
-        return float(stdtr(self.freedom, -above / spread)) if spread > 0 else float(above <= 0)
+        return student.below(self.freedom, -above / spread) if spread > 0 else float(above <= 0)
 
     def detectable(self, alpha: float, power: float = 0.8) -> float:
         """The smallest true value that a one-sided test at `alpha` finds with this probability."""
-        return float(stdtrit(self.freedom, 1 - alpha) + stdtrit(self.freedom, power)) * self.error
+        return (student.quantile(self.freedom, 1 - alpha) + student.quantile(self.freedom, power)) * self.error
 
 
 def mean(outcomes: Outcomes) -> float:

@@ -233,8 +233,10 @@ def test_a_finding_says_of_how_many_items_it_is_and_gives_an_example() -> None:
     ],
 )
 def test_answers_are_different_that_have_no_word_in_common(one: str, other: str, different: bool) -> None:
-    first, second = rewards._words(one), rewards._words(other)
-    assert (bool(first and second) and first.isdisjoint(second)) == different
+    first, second = (rewards._Answer(text, frozenset(rewards._words(text)), 0.0) for text in (one, other))
+    assert (bool(first.words and second.words) and first.words.isdisjoint(second.words)) == different
+    assert rewards._shares_word(one, [second]) == rewards._shares_word(other, [first])
+    assert rewards._shares_word(one, [second]) == bool(first.words & second.words)
 
 
 @pytest.mark.parametrize(
