@@ -4,14 +4,14 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint .ci/c
   --editable
 WORKERS ?= 3
 # In tests/conftest.py's order: what takes longest first.
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 RUN_FLAGS ?=
 SEEDS ?= 10000
 SEED ?= 0
 
-# What needs no server, no sandbox and no training; without the two files that take longest, and, unlike the others,
-# with a worker a processor, for nothing here waits.
-QUICK := --numprocesses auto --ignore tests/tasks/test_denoise.py --ignore tests/services/views/test_audit_pictures.py \
+# What needs no server, no sandbox and no training, without what takes longest of that. Nothing here waits, so a worker
+# a processor is enough.
+QUICK := --ignore tests/tasks/test_denoise.py --ignore tests/services/views/test_audit_pictures.py \
   tests/test_*.py tests/events tests/algorithms/learning tests/algorithms/levers tests/algorithms/search \
   tests/algorithms/test_statistics.py tests/harness tests/replay/test_chain.py tests/replay/test_histories.py \
   tests/replay/audit/statistics tests/runtime/blobs tests/runtime/run tests/services/views tests/tasks
@@ -51,6 +51,7 @@ run: .venv/run sandbox  ## the main job, from nothing to a finished run on real 
 	$(BIN)/evolog data get lawbench
 	$(BIN)/evolog run lawbench $(RUN_FLAGS)
 
+quick: WORKERS = auto
 quick: .venv/dev  ## for every save: what needs no server, no sandbox and no training
 	$(BIN)/ruff check --quiet .
 	$(PYTEST) $(QUICK)

@@ -22,7 +22,7 @@ from events.subjects import GOLD, LOG, PREFIX, check_run_name
 from replay.audit.audit import Audit, AuditReport
 from runtime.broker import store
 from runtime.run.loading import TaskAccess
-from services.host.kept_files import ROOT, code_files, read_kept, write_kept
+from services.host.kept_files import ROOT, code_files, read_block, read_kept, write_kept
 from services.host.node import Node
 from tasks.contract import Public
 
@@ -110,20 +110,15 @@ class BlockMemory:
         key, state = (path, size, b"" if whole else place), (now.st_ino, now.st_size, now.st_mtime_ns)
         if (known := self._known.get(key)) and known[0] == state:
             return known[1:]
-        found = _read(path, size, place)
+        found = read_block(path, size, place)
         if len(self._known) >= MOST_FILES:
             self._known.clear()
         self._known[key] = (state, *found)
         return found
 
 
-def _read(path: Path, size: int, place: bytes) -> tuple[str, bool]:
-    data = path.read_bytes()
-    return hashlib.sha256(memoryview(data)[:size]).hexdigest(), place in data[size:]
-
-
 def kept_audit(
-    node: Node, run: str, access: TaskAccess, read: Callable[[Path, int, bytes], tuple[str, bool]] = _read
+    node: Node, run: str, access: TaskAccess, read: Callable[[Path, int, bytes], tuple[str, bool]] = read_block
 ) -> AuditReport | None:
     """The audit of a run that is kept, if all is as it was; None otherwise. `read` may remember, as `BlockMemory`."""
     try:

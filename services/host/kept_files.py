@@ -24,6 +24,12 @@ def code_files() -> list[Path]:
     return [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
 
+def read_block(path: Path, size: int, place: bytes) -> tuple[str, bool]:
+    """The SHA-256 of the first so many bytes of a stream's file, and whether `place` stands behind them."""
+    data = path.read_bytes()
+    return hashlib.sha256(memoryview(data)[:size]).hexdigest(), place in data[size:]
+
+
 def read_kept(path: Path, kind: type[T]) -> T | None:
     """What is kept in a file; None where that is nothing of this kind."""
     try:

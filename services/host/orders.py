@@ -244,7 +244,8 @@ async def ordered_alike(node: Node, started: RunStarted) -> str:
     async with operator(node) as connection:
         log, gold = connection.log(LOG), connection.log(GOLD)
         alike = {run for run, stored in (await run_starts(log)).items() if fact_of(stored) == started}
-        found = [one for one in await list_log(log, gold) if one.run in alike and one.state != "cancelled"]
+        listed = await list_log(log, gold) if alike else []
+    found = [one for one in listed if one.run in alike and one.state != "cancelled"]
     if found and found[0].state == "paused":
         raise UsageError(f"Run {found[0].run} is paused: `evolog resume {found[0].run}` first, or cancel it.")
     return found[0].run if found else ""

@@ -20,7 +20,7 @@ from replay.report import Report
 from replay.run_state import ListedRun, listed_run
 from runtime.broker import store
 from services.host.imports import find_export, imported_runs
-from services.host.kept_files import ROOT, code_files, read_kept, write_kept
+from services.host.kept_files import ROOT, code_files, read_block, read_kept, write_kept
 from services.host.node import Node, version
 
 STREAMS = (LOG, GOLD)
@@ -62,14 +62,15 @@ def load_report(directory: Path, name: str) -> Report:
     beginning of its name too.
     """
     node = Node(directory)
-    on_log = find_export(node, name) is None
-    if on_log and (report := _kept_report(node, name)) is not None:
-        return report
+    basis = None
+    if find_export(node, name) is None:
+        if report := _kept_report(node, name):
+            return report
+        basis = _basis(node)
     from services.host.sources import read_report  # with the client of the broker, which takes long to import
 
-    basis = _basis(node)
     report = read_report(directory, name)
-    if on_log and report.audit == "done" and not report.graded:
+    if basis and report.audit == "done" and not report.graded:
         write_kept(_report_path(node, report.run), _KeptReport(basis, report))
     return report
 
@@ -84,14 +85,13 @@ def list_runs(directory: Path) -> list[ListedRun]:
 
 def _on_log(node: Node) -> list[ListedRun]:
     path = node.reports / LIST
-    at_rest = _at_rest(node)
-    if at_rest and (kept := read_kept(path, _KeptList)) and kept.basis == _basis(node):
+    basis = _basis(node) if _at_rest(node) else None
+    if basis and (kept := read_kept(path, _KeptList)) and kept.basis == basis:
         return kept.runs
     from services.host.sources import list_log, with_logs
 
-    basis = _basis(node)
     listed = with_logs(node.directory, list_log)
-    if at_rest and _at_rest(node):
+    if basis and _at_rest(node):
         write_kept(path, _KeptList(basis, listed))
     return listed
 
@@ -122,7 +122,7 @@ def _report_path(node: Node, run: str) -> Path:
 def _basis(node: Node) -> _Basis:
     paths = {stream: store.blocks(node.directory, stream) for stream in STREAMS}
     blocks = {stream: tuple(map(_block, found)) for stream, found in paths.items()}
-    last = {stream: _digest(found[-1], blocks[stream][-1].size) for stream, found in paths.items() if found}
+    last = {stream: read_block(found[-1], blocks[stream][-1].size, b"")[0] for stream, found in paths.items() if found}
     return _Basis(_code(), blocks, last)
 
 
@@ -139,9 +139,7 @@ def _holds(node: Node, run: str, basis: _Basis) -> bool:
             return False
         if known and now[whole] != known[whole]:
             before, path = known[whole], paths[whole]
-            if (path.name, _digest(path, before.size)) != (before.name, basis.last[stream]):
-                return False
-            if place in path.read_bytes()[before.size :]:
+            if path.name != before.name or read_block(path, before.size, place) != (basis.last[stream], False):
                 return False
         if any(place in path.read_bytes() for path in paths[len(known) :]):
             return False
@@ -151,10 +149,6 @@ def _holds(node: Node, run: str, basis: _Basis) -> bool:
 def _block(path: Path) -> _Block:
     found = path.stat()
     return _Block(path.name, found.st_ino, found.st_size, found.st_ctime_ns)
-
-
-def _digest(path: Path, size: int) -> str:
-    return hashlib.sha256(path.read_bytes()[:size]).hexdigest()
 
 
 @cache

@@ -453,6 +453,18 @@ def fill(directory: Path, batches: Batches, gold: Callable[[], Iterable[tuple[st
             store.pid_file(directory).unlink(missing_ok=True)  # as an `EmbeddedServer` that has stopped
 
 
+def append_facts(directory: Path, *facts: Fact, run: str, stream: str = LOG) -> None:
+    """Append facts to a stream of a directory in which nothing is up."""
+    events = [codec.event(fact, run=run, source=publisher(fact), cause="", time="") for fact in facts]
+    batch = [(event.subject, codec.encode(event)) for event in events]
+
+    def batches() -> Batches:
+        if stream == LOG:
+            yield batch
+
+    fill(directory, batches(), lambda: batch if stream == GOLD else [])
+
+
 def _filled(url: str, batches: Batches) -> int:
     asyncio.run(_make_stream(url, LOG))
     wire = _filling(url, LOG)

@@ -195,21 +195,20 @@ def test_work_is_handed_out_once_and_only_its_kind(on_log: OnLog) -> None:
     on_log(check)
 
 
-def test_work_that_was_done_late_is_handed_out_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_that_was_done_late_is_handed_out_no_more(on_log: OnLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that stood still for longer than the server waits has its work handed out again, unless it is done."""
     monkeypatch.setattr(runtime.broker.streams, "ACK_WAIT", 0.2)
 
-    async def check() -> None:
-        async with logs("jetstream", tmp_path) as (log, handed):
-            for attempt in range(5):
-                await append_once(log, [trajectory(attempt)], Scanner([]))
-                (late,) = await handed.fetch(1, PATIENCE)
-                await asyncio.sleep(0.4)
-                await late.in_progress()
-                await late.ack()
-                assert await handed.fetch(1, 0.2) == []
+    async def check(log: Log, handed: Log) -> None:
+        for attempt in range(5):
+            await append_once(log, [trajectory(attempt)], Scanner([]))
+            (late,) = await handed.fetch(1, PATIENCE)
+            await asyncio.sleep(0.4)
+            await late.in_progress()
+            await late.ack()
+            assert await handed.fetch(1, 0.2) == []
 
-    asyncio.run(check())
+    on_log(check)
 
 
 def test_work_that_another_has_done_meanwhile_can_be_acknowledged_too(

@@ -11,8 +11,6 @@ from click.testing import CliRunner, Result
 
 pytest.importorskip("numpy")
 
-from events import codec
-from events.fact import Fact
 from events.gold import GoldFailed
 from events.run import RunPaused
 from events.subjects import GOLD, LOG
@@ -28,8 +26,7 @@ from services.host.node import Node
 from services.host.passed_runs import load_passed
 from services.host.sources import open_logs
 from tests.bench.audits import RUN, make
-from tests.harness.facts import publisher
-from tests.harness.generator import Batch, Batches, fill
+from tests.harness.generator import append_facts
 
 TAKEN = f"{RUN} has not changed since it was audited last: --fresh audits it anew.\n"
 
@@ -38,19 +35,6 @@ def evolog(directory: Path, *flags: str) -> Result:
     said = CliRunner().invoke(main, ["audit", RUN, "--dir", str(directory), *flags])
     assert said.exit_code in (0, 3, 6), (said.output, said.exception)
     return said
-
-
-def append(directory: Path, *facts: Fact, run: str = RUN, stream: str = LOG) -> None:
-    """Append facts to a stream of a directory in which nothing is up."""
-    events = [codec.event(fact, run=run, source=publisher(fact), cause="", time="") for fact in facts]
-    batch = [(event.subject, codec.encode(event)) for event in events]
-    fill(directory, _batches(batch if stream == LOG else []), lambda: batch if stream == GOLD else [])
-
-
-def _batches(*batches: Batch) -> Batches:
-    for batch in batches:
-        if batch:
-            yield batch
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +111,9 @@ CHANGES: dict[str, Callable[[Path], None]] = {
     "a byte of GOLD": byte_of(GOLD),
     "the end of EVOLOG": cut,
     "a file of EVOLOG": gone,
-    "an event of the run on EVOLOG": lambda directory: append(directory, RunPaused(number=9, reason="")),
-    "an event of the run on GOLD": lambda directory: append(
-        directory, GoldFailed(cell="final", split="test", reason="r"), stream=GOLD
+    "an event of the run on EVOLOG": lambda directory: append_facts(directory, RunPaused(number=9, reason=""), run=RUN),
+    "an event of the run on GOLD": lambda directory: append_facts(
+        directory, GoldFailed(cell="final", split="test", reason="r"), run=RUN, stream=GOLD
     ),
 }
 
@@ -143,8 +127,8 @@ def test_what_was_audited_has_changed_since(directory: Path, change: str) -> Non
 
 
 def test_what_another_run_appends_changes_nothing(directory: Path) -> None:
-    append(directory, RunPaused(number=9, reason=""), run="longer")
-    append(directory, GoldFailed(cell="final", split="test", reason="r"), run="longer", stream=GOLD)
+    append_facts(directory, RunPaused(number=9, reason=""), run="longer")
+    append_facts(directory, GoldFailed(cell="final", split="test", reason="r"), run="longer", stream=GOLD)
     assert kept_audit(Node(directory), RUN, OWN)
 
 

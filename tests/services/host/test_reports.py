@@ -8,8 +8,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from events import codec
-from events.fact import Fact
 from events.gold import AuditFinished, GoldFailed
 from events.run import RunPaused
 from events.subjects import GOLD, LOG
@@ -17,43 +15,27 @@ from runtime.broker import store
 from services.host import reports, sources
 from services.host.node import Node
 from services.host.reports import list_runs, load_report
-from tests.harness.facts import example, publisher
-from tests.harness.generator import Batch, Batches, fill, log_batches
+from tests.harness.facts import example
+from tests.harness.generator import append_facts, fill, log_batches
 
 pytestmark = pytest.mark.slow
 
 Change = Callable[[Path], None]
-
-
-def message(fact: Fact, run: str) -> tuple[str, bytes]:
-    event = codec.event(fact, run=run, source=publisher(fact), cause="", time="2026-01-01T00:00:00Z")
-    return event.subject, codec.encode(event)
-
-
-def put(directory: Path, batches: Batches, gold: Batch) -> None:
-    """Append to the streams of a directory in which nothing is up, and leave it in good order."""
-    fill(directory, batches, lambda: gold)
-    store.pid_file(directory).unlink(missing_ok=True)
-
-
-def append(directory: Path, fact: Fact, run: str, stream: str = LOG) -> None:
-    def batches() -> Batches:
-        if stream == LOG:
-            yield [message(fact, run)]
-
-    put(directory, batches(), [message(fact, run)] if stream == GOLD else [])
+PAUSED = RunPaused(number=9, reason="")
+FAILED = GoldFailed(cell="final", split="test", reason="r")
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with one audited run, and others that are not."""
     directory = tmp_path_factory.mktemp("told") / "project"
-    put(directory, log_batches(1500, runs=2, items=6, generations=1), [message(example(AuditFinished), "run-0")])
+    fill(directory, log_batches(1500, runs=2, items=6, generations=1))
+    append_facts(directory, example(AuditFinished), run="run-0", stream=GOLD)
     return directory
 
 
 @pytest.fixture
-def directory(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def directory(made: Path, tmp_path: Path) -> Path:
     """A copy that a test may change, and in which both are kept."""
     shutil.copytree(made, tmp_path / "project")
     told(tmp_path / "project")
@@ -115,20 +97,26 @@ def damaged(name: str) -> Change:
 
 def of_another(directory: Path) -> None:
     reports = Node(directory).reports
-    append(directory, example(AuditFinished), "run-1", GOLD)
+    append_facts(directory, example(AuditFinished), run="run-1", stream=GOLD)
     load_report(directory, "run-0")
     shutil.copyfile(reports / "run-0.json", reports / "run-1.json")
 
 
 READ_AGAIN: dict[str, tuple[Change, list[str]]] = {
-    "another run's event": (lambda there: append(there, RunPaused(number=9, reason=""), "run-1"), ["with_logs"]),
-    "another run's event on GOLD": (
-        lambda there: append(there, GoldFailed(cell="final", split="test", reason="r"), "run-1", GOLD),
+    "another run's event": (
+        lambda there: append_facts(there, PAUSED, run="run-1"),
         ["with_logs"],
     ),
-    "its own": (lambda there: append(there, RunPaused(number=9, reason=""), "run-0"), ["read_report", "with_logs"]),
+    "another run's event on GOLD": (
+        lambda there: append_facts(there, FAILED, run="run-1", stream=GOLD),
+        ["with_logs"],
+    ),
+    "its own": (
+        lambda there: append_facts(there, PAUSED, run="run-0"),
+        ["read_report", "with_logs"],
+    ),
     "its own on GOLD": (
-        lambda there: append(there, GoldFailed(cell="final", split="test", reason="r"), "run-0", GOLD),
+        lambda there: append_facts(there, FAILED, run="run-0", stream=GOLD),
         ["read_report", "with_logs"],
     ),
     "a file that was touched": (touched(lambda there: store.blocks(there, LOG)[0]), ["with_logs"]),
@@ -148,9 +136,7 @@ def test_what_might_be_otherwise_is_read_again(change: str, directory: Path, rea
 
 
 @pytest.mark.parametrize("change", [cut, changed])
-def test_a_file_that_is_not_as_it_was_holds_nothing(
-    change: Change, directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_is_not_as_it_was_holds_nothing(change: Change, directory: Path) -> None:
     change(directory)
     assert reports._kept_report(Node(directory), "run-0") is None
 
