@@ -9,6 +9,7 @@ goes on into the adapter when all have been.
 import ctypes
 import itertools
 import json
+import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -52,6 +53,21 @@ setting in malloc.h.
 """
 PROMPTS = 4096
 """Prompts whose tokens are kept."""
+LARGE = 10_000_000
+"""Weights from which a model is trained on several of a CPU's threads; those of a smaller one wait for each other."""
+THREADS = 16
+"""The most threads that train."""
+
+
+def threads_for(model: nn.Module) -> int:
+    """On how many threads to train a model: on those of this process's share of the host, if it is large.
+
+    Another number may change the last bits of a gradient; with one and with two they were the same.
+    """
+    if sum(parameter.numel() for parameter in model.parameters()) < LARGE or torch.cuda.is_available():
+        return 1
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of a launch by accelerate
+    return max(1, min(THREADS, (os.cpu_count() or 1) // processes))
 
 
 def hand_back_memory() -> None:
@@ -135,7 +151,7 @@ class CausalTrainee:
         critic: bool = False,
         checkpointing: bool = False,
     ) -> None:
-        torch.set_num_threads(1)
+        torch.set_num_threads(threads_for(model))
         hand_back_memory()
         self.name, self.encode_completion = tokenizer.name, tokenizer.encode_completion
         self.encode_choices = tokenizer.encode_choices

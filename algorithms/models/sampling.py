@@ -1,11 +1,13 @@
 """Sampling from a causal language model so that equal requests get equal answers, to the bit on CPU, whatever else is
 asked with them.
 
-Prompts share a forward only with others of their length, in a fixed number of slots, on one thread. A slot whose
-completion has ended stays in the batch. Each completion has a random stream of its own.
+Prompts share a forward only with others of their width, in a number of slots that the width fixes, on one thread. A
+short prompt's width is its length; a long one is padded on its left. A slot whose completion has ended stays in the
+batch. Each completion has a random stream of its own.
 """
 
 import hashlib
+import inspect
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +22,14 @@ from algorithms.models.choice_scores import ChoiceScores
 from events.errors import UsageError
 
 SLOTS, PREFILL_SLOTS = 32, 8
-"""Rows of every forward while sampling and while reading prompts.
+"""Rows of every forward while sampling, and the most of one that reads prompts.
 
 Another number would change the last bits of log-probabilities.
 """
+PREFILL = 512
+"""The most tokens of a forward that reads several prompts."""
+STEP = 64
+"""Longer prompts are padded to a multiple of this: few tasks have two of them of one length."""
 
 
 class SamplerBase(Protocol):
@@ -87,6 +93,7 @@ class Sampler:
     def __init__(self, base: SamplerBase, model: Any, threads: int = 1) -> None:
         torch.set_num_threads(1)
         self.base, self._model = base, model.eval().requires_grad_(False)
+        self._pads = takes_padding(model)
         self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
         self.scores = ChoiceScores(self._model, self._pool, base.positions)
 
@@ -95,7 +102,7 @@ class Sampler:
 
         A completion also stops where prompt and completion fill the model's positions.
         """
-        by_length: dict[int, list[int]] = {}
+        by_width: dict[int, list[int]] = {}
         for index, request in enumerate(requests):
             if not (
                 0 < len(request.prompt) < self.base.positions
@@ -108,15 +115,21 @@ class Sampler:
                     f"{request.temperature}; ask for 1 to {self.base.positions - 1}, 1 or more, and a finite "
                     "temperature of 0 or more."
                 )
-            by_length.setdefault(len(request.prompt), []).append(index)
+            by_width.setdefault(self.width(len(request.prompt)), []).append(index)
         parts = [
-            indices[start : start + SLOTS] for indices in by_length.values() for start in range(0, len(indices), SLOTS)
+            indices[start : start + SLOTS] for indices in by_width.values() for start in range(0, len(indices), SLOTS)
         ]
         asked = [[requests[index] for index in part] for part in parts]
         completions: dict[int, SampledCompletion] = {}
         for part, answers in zip(parts, self._pool.map(self._slots, asked), strict=True):
             completions.update(zip(part, answers, strict=True))
         return [completions[index] for index in range(len(requests))]
+
+    def width(self, length: int) -> int:
+        """To how many tokens a prompt of this length is padded; those of one width are computed together."""
+        if length <= STEP or not self._pads:
+            return length
+        return min(-(-length // STEP) * STEP, self.base.positions)
 
     def next_log_probs(self, prompt: str) -> list[float]:
         """The natural log-probability (vocabulary,) of each token as the first after a prompt."""
@@ -125,7 +138,7 @@ class Sampler:
 
     @torch.inference_mode()
     def _slots(self, requests: Sequence[CompletionRequest]) -> list[SampledCompletion]:
-        """Completions for at most SLOTS prompts of one length.
+        """Completions for at most SLOTS prompts of one width.
 
         Copies of the first fill the slots; what follows a row's end is dropped.
         """
@@ -133,7 +146,8 @@ class Sampler:
         limits = [min(request.max_tokens, self.base.positions - len(request.prompt)) for request in requests]
         uniform = np.stack([_uniforms(request.seed, request.index, max(limits)) for request in filled], axis=1)
         temperature = np.array([[request.temperature] for request in filled])
-        logits, cache = self._prefill([request.prompt for request in filled])
+        prompts = [request.prompt for request in filled]
+        logits, cache = self._prefill(prompts)
         tokens: list[np.ndarray] = []
         logprobs: list[np.ndarray] = []
         active = set(range(len(requests)))
@@ -145,7 +159,10 @@ class Sampler:
             if not active:
                 break
             output = self._model(
-                torch.from_numpy(chosen[:, None]).to(self._model.device), past_key_values=cache, use_cache=True
+                torch.from_numpy(chosen[:, None]).to(self._model.device),
+                past_key_values=cache,
+                use_cache=True,
+                **self._places(prompts, len(tokens)),
             )
             logits = output.logits[:, -1].double().cpu().numpy()
         return [self._completion(row, limits[row], tokens, logprobs) for row in range(len(requests))]
@@ -162,17 +179,21 @@ class Sampler:
 
     @torch.inference_mode()
     def _prefill(self, prompts: Sequence[tuple[int, ...]]) -> tuple[np.ndarray, DynamicCache]:
-        """The logits (prompts, vocabulary) (float64) after prompts of one length, and their keys and values.
+        """The logits (prompts, vocabulary) (float64) after prompts of one width, and their keys and values.
 
         Equal ones are read once.
         """
         distinct = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
+        width = self.width(len(prompts[0]))
+        slots = max(1, min(PREFILL_SLOTS, PREFILL // width))
         unread, outputs = list(distinct), []
         while unread:
-            part, unread = unread[:PREFILL_SLOTS], unread[PREFILL_SLOTS:]
-            ids = torch.tensor([*part, *[part[0]] * (PREFILL_SLOTS - len(part))], device=self._model.device)
+            part, unread = unread[:slots], unread[slots:]
+            part += [part[0]] * (slots - len(part))
+            ids = torch.tensor([[*[0] * (width - len(each)), *each] for each in part], device=self._model.device)
             whole = DynamicCache()  # of every position, also where a layer looks back through a window
-            outputs.append(self._model(ids, past_key_values=whole, use_cache=True, logits_to_keep=1))
+            how = {"past_key_values": whole, "use_cache": True, "logits_to_keep": 1}
+            outputs.append(self._model(ids, **how, **self._places(part)))
         rows = torch.tensor([distinct[prompt] for prompt in prompts], device=self._model.device)
         cache = DynamicCache()
         for layer in range(len(outputs[0].past_key_values.layers)):
@@ -183,6 +204,27 @@ class Sampler:
                 layer,
             )
         return torch.cat([output.logits[:, -1] for output in outputs])[rows].double().cpu().numpy(), cache
+
+    def _places(self, prompts: Sequence[tuple[int, ...]], sampled: int = 0) -> dict[str, torch.Tensor]:
+        """What a model must be told where prompts are padded: which of its tokens count, and the positions of those that
+        it reads now, which are a prompt's own, or the last of `sampled`. Of short prompts nothing.
+        """
+        width = self.width(len(prompts[0]))
+        if width <= STEP or not self._pads:
+            return {}
+        pads = torch.tensor([[width - len(prompt)] for prompt in prompts], device=self._model.device)
+        at = torch.arange(width + sampled, device=self._model.device)
+        read = at[-1:] if sampled else at
+        return {"attention_mask": (at >= pads).long(), "position_ids": (read - pads).clamp(min=0)}
+
+
+def takes_padding(model: Any) -> bool:
+    """Whether a model can be told that tokens before a prompt do not count: where it keeps keys and values alone, and
+    takes positions.
+    """
+    own = model.get_base_model() if hasattr(model, "get_base_model") else model
+    takes = inspect.signature(own.forward).parameters
+    return not getattr(own, "_is_stateful", False) and {"attention_mask", "position_ids"} <= set(takes)
 
 
 def choose_one(logits: np.ndarray, seed: int, index: int, temperature: float) -> int:

@@ -52,7 +52,7 @@ def train_round(
     """One round of training: its optimiser steps and its adapter, or why there is none.
 
     No prompt is published where they are `private`.
-    The same batch gives the same adapter, to the byte (one thread, one kind of machine). `load` gives the run's task,
+    The same batch gives the same adapter, to the byte (on one kind of machine). `load` gives the run's task,
     and is called only where the algorithm asks for labels or demonstrations. Raises what is the host's own
     (`raise_if_hosts`), after which the batch is handed out again.
     """

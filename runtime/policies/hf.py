@@ -213,9 +213,7 @@ class HFTokenizer:
 
 
 class HFModel(HFTokenizer):
-    """A frozen model with its tokenizer, on the GPU in bfloat16 if there is one, else on one thread of the CPU in
-    float32.
-    """
+    """A frozen model with its tokenizer, on the GPU in bfloat16 if there is one, else on the CPU in float32."""
 
     DEVICE: ClassVar[str] = ""
     """Where the weights are; empty: on the GPU if there is one, else on the CPU. On `meta` there are none."""

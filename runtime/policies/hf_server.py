@@ -235,16 +235,17 @@ class HFEngine:
             time.sleep(BATCH_WINDOW)
             while not self._jobs.empty():
                 batch.append(self._jobs.get())
-            by_adapter: dict[str, list[_Job]] = {}
+            alike: dict[tuple[str, int], list[_Job]] = {}
             choosing: dict[str, list[_ChoiceJob]] = {}
             for job in batch:
                 if isinstance(job, _Job):
-                    by_adapter.setdefault(job.adapter, []).append(job)
+                    width = max((self._sampler.width(len(request.prompt)) for request in job.asked), default=0)
+                    alike.setdefault((job.adapter, width), []).append(job)
                 elif isinstance(job, _ChoiceJob):
                     choosing.setdefault(job.adapter, []).append(job)
             for inner, asking in choosing.items():
                 self._answer(inner, asking, partial(self._sampler.scores.after, inner))
-            for inner, jobs in by_adapter.items():
+            for (inner, _), jobs in alike.items():
                 while jobs:  # so that nobody waits for all
                     part = [jobs.pop(0)]
                     rows = len(part[0].asked)

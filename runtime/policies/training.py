@@ -219,7 +219,7 @@ def train(
     """Train one round: write a peft folder at `out`, and at `state_out` the state of the optimiser, the critic and the
     weight of KL.
 
-    The same arguments give the same bytes (one thread, one kind of machine). Raises NothingToLearn, Mismatch, Diverged,
+    The same arguments give the same bytes (on one kind of machine). Raises NothingToLearn, Mismatch, Diverged,
     or a UserError for an algorithm or hyper-parameter that there is not, or a base, adapter or state that does not fit.
     """
     try:

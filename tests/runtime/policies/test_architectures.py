@@ -2,6 +2,7 @@
 speaks.
 """
 
+import os
 import random
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -20,7 +21,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwe
 from algorithms.learning import algorithm
 from algorithms.learning.batch import Rollout
 from algorithms.learning.update import UpdateResult, update
-from algorithms.models import causal_lm, choice_scores
+from algorithms.models import causal_lm, choice_scores, sampling
 from algorithms.models.causal_lm import CausalTrainee, linear_layers
 from algorithms.models.choice_scores import ChoiceScores
 from algorithms.models.sampling import CompletionRequest, Sampler
@@ -317,9 +318,10 @@ def test_scores_of_choices_are_the_models_own_and_the_same_to_the_bit_whatever_i
         assert same or name in VARYING
 
 
-def test_a_model_that_keeps_a_state_takes_no_choices() -> None:
+def test_a_model_that_keeps_a_state_takes_no_choices_and_no_padding() -> None:
     config = transformers.MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2, state_size=4)
     model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    assert Sampler(WORDS, model).width(3 * sampling.STEP - 1) == 3 * sampling.STEP - 1
     with pytest.raises(UsageError, match="MambaForCausalLM keeps more of a prompt than keys and values"):
         ChoiceScores(model, ThreadPoolExecutor(1), POSITIONS).after("", [((5, 6, 7), (4, 9))])
 
@@ -365,6 +367,49 @@ def test_it_is_sampled_as_it_scores(name: str) -> None:
         assert said.logprobs == pytest.approx(
             logs.gather(1, torch.tensor(said.tokens)[:, None])[:, 0].tolist(), abs=1e-4
         )
+
+
+@pytest.mark.parametrize("name", few(SHAPES, *QUICK))
+def test_long_prompts_are_padded_to_share_forwards_and_sampled_as_if_they_were_not(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "STEP", 4)
+    monkeypatch.setattr(sampling, "PREFILL", 16)
+    model = made(name)
+    sampler = Sampler(WORDS, model)
+    draw = random.Random(0)
+    lengths = (3, 5, 6, 8, POSITIONS - 3)  # the last fills the model's positions before its answer ends
+    asks = [
+        CompletionRequest(prompt=tuple(draw.randrange(5, VOCABULARY) for _ in range(length)), seed=length, max_tokens=6)
+        for length in lengths
+    ]
+    assert [sampler.width(length) for length in lengths] == (
+        list(lengths) if name == "Bloom" else [3, 8, 8, 8, POSITIONS]  # Bloom takes no positions
+    )
+    together = sampler.sample(asks)
+    for ask, said in zip(asks, together, strict=True):
+        with torch.no_grad():
+            logs = torch.log_softmax(model(torch.tensor([[*ask.prompt, *said.tokens]])).logits[0].double(), 1)
+        places = range(len(ask.prompt) - 1, len(ask.prompt) + len(said.tokens) - 1)
+        expected = [float(logs[place, token]) for place, token in zip(places, said.tokens, strict=True)]
+        assert said.logprobs == pytest.approx(expected, abs=1e-4)
+        assert sampler.sample([ask])[0] == said or name in VARYING
+    assert len(together[-1].tokens) <= 3
+
+
+def test_a_large_model_is_trained_on_all_threads_to_the_same_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    gradients = []
+    for large, processes, threads in ((causal_lm.LARGE, "1", 1), (1, "1", 4), (1, "2", 2)):
+        monkeypatch.setattr(causal_lm, "LARGE", large)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        trainee = trained(made("Qwen3"))
+        assert torch.get_num_threads() == threads
+        trainee.outputs(ROLLOUTS).logp.sum().backward()
+        gradients.append([parameter.grad for parameter in trainee.adapter])
+    torch.set_num_threads(1)
+    for other in gradients[1:]:
+        assert all(torch.allclose(one, each, atol=1e-6) for one, each in zip(gradients[0], other, strict=True))
 
 
 @pytest.mark.parametrize("name", ["GPT2", "Gemma2", "GPTNeoX"])

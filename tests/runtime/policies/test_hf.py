@@ -518,7 +518,9 @@ def test_a_model_that_is_not_to_be_had_is_named(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.long
 def test_a_model_that_is_not_there_stops_the_run_before_it_starts(tmp_path: Path) -> None:
-    said = CliHarness(tmp_path).evolog("run", str(NUMBERS), "--policy", f"hf:{tmp_path}/no", code=4, HF_HUB_OFFLINE="1")
+    said = CliHarness(tmp_path).evolog(
+        "run", str(NUMBERS), "--levers", "weights", "--policy", f"hf:{tmp_path}/no", code=4, HF_HUB_OFFLINE="1"
+    )
     one_sentence(said, "no folder here")
 
 
