@@ -206,8 +206,8 @@ class Sampler:
         return torch.cat([output.logits[:, -1] for output in outputs])[rows].double().cpu().numpy(), cache
 
     def _places(self, prompts: Sequence[tuple[int, ...]], sampled: int = 0) -> dict[str, torch.Tensor]:
-        """What a model must be told where prompts are padded: which of its tokens count, and the positions of those that
-        it reads now, which are a prompt's own, or the last of `sampled`. Of short prompts nothing.
+        """What a model must be told where prompts are padded: which tokens count, and the positions of those that it
+        reads now, a prompt's own or the last of `sampled`. Of short prompts nothing.
         """
         width = self.width(len(prompts[0]))
         if width <= STEP or not self._pads:
