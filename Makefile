@@ -6,6 +6,8 @@ WORKERS ?= 3
 # In tests/conftest.py's order: what takes longest first.
 PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 RUN_FLAGS ?=
+# A run is a dozen processes: what they import is compiled once, and not by each of them.
+unexport PYTHONDONTWRITEBYTECODE
 SEEDS ?= 10000
 SEED ?= 0
 

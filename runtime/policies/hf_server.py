@@ -16,6 +16,7 @@ import secrets
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -235,24 +236,19 @@ class HFEngine:
             time.sleep(BATCH_WINDOW)
             while not self._jobs.empty():
                 batch.append(self._jobs.get())
-            alike: dict[tuple[str, int], list[_Job]] = {}
+            by_adapter: dict[str, list[_Job]] = {}
             choosing: dict[str, list[_ChoiceJob]] = {}
             for job in batch:
                 if isinstance(job, _Job):
-                    width = max((self._sampler.width(len(request.prompt)) for request in job.asked), default=0)
-                    alike.setdefault((job.adapter, width), []).append(job)
+                    by_adapter.setdefault(job.adapter, []).append(job)
                 elif isinstance(job, _ChoiceJob):
                     choosing.setdefault(job.adapter, []).append(job)
             for inner, asking in choosing.items():
                 self._answer(inner, asking, partial(self._sampler.scores.after, inner))
-            for (inner, _), jobs in alike.items():
-                while jobs:  # so that nobody waits for all
-                    part = [jobs.pop(0)]
-                    rows = len(part[0].asked)
-                    while jobs and rows + len(jobs[0].asked) <= SLOTS * self._threads:
-                        rows += len(jobs[0].asked)
-                        part.append(jobs.pop(0))
-                    self._answer(inner, part, self._sampler.sample)
+            for inner, jobs in by_adapter.items():
+                rows = [Counter(self._sampler.width(len(request.prompt)) for request in job.asked) for job in jobs]
+                for part in in_parts(rows, self._threads):  # so that nobody waits for all
+                    self._answer(inner, [jobs[index] for index in part], self._sampler.sample)
             for job in batch:
                 if not isinstance(job, _Job | _ChoiceJob):
                     job()
@@ -269,6 +265,22 @@ class HFEngine:
             for job in jobs:
                 if not job.done.done():
                     job.done.set_exception(wrong)
+
+
+def in_parts(rows: Sequence[Counter[int]], threads: int) -> list[list[int]]:
+    """Calls, by their indices, in parts that give each thread at most one forward, if it can be.
+
+    `rows` says how many prompts of each width a call has. Those of one width, which share forwards, come together.
+    """
+    parts: list[list[int]] = []
+    filled: Counter[int] = Counter()
+    for index in sorted(range(len(rows)), key=lambda index: max(rows[index], default=0)):
+        filled += rows[index]
+        if not parts or sum(-(-count // SLOTS) for count in filled.values()) > threads:
+            parts.append([])
+            filled = Counter(rows[index])
+        parts[-1].append(index)
+    return parts
 
 
 class Server(ThreadingHTTPServer):

@@ -5,6 +5,7 @@ tokenizer.
 import json
 import math
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from runtime.policies import hf
 from runtime.policies.bases import kind_of
 from runtime.policies.client import Caller
 from runtime.policies.engine import Engine, EnginePolicy, connect
+from runtime.policies.hf_server import in_parts
 from runtime.policies.interface import WHOLE, SampleRequest
 from runtime.policies.training import (
     Sources,
@@ -143,6 +145,14 @@ def test_it_is_sampled_as_it_scores_and_the_same_in_any_company(base: Path, poli
     expected = [float(logs[start + place - 1, token]) for place, token in enumerate(together[1].tokens[0])]
     assert list(together[1].logprobs[0]) == pytest.approx(expected, abs=1e-4)
     assert policy.score("task 1", together[1].tokens[0]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_calls_that_share_forwards_are_computed_together_and_none_waits_for_all() -> None:
+    calls = [Counter({64: 8}), Counter({128: 8}), Counter({64: 24}), Counter({64: 1}), Counter({30: 200}), Counter()]
+    assert in_parts(calls, threads=2) == [[5], [4], [0, 2, 3], [1]]  # a call is never divided
+    assert in_parts(calls, threads=3) == [[5], [4], [0, 2, 3, 1]]
+    assert in_parts(calls, threads=1) == [[5], [4], [0, 2], [3], [1]]
+    assert in_parts([], threads=2) == []
 
 
 CHOICES = ("7", "4", "a")
