@@ -21,10 +21,11 @@ from transformers import DynamicCache
 from algorithms.models.choice_scores import ChoiceScores
 from events.errors import UsageError
 
-SLOTS, PREFILL_SLOTS = 32, 8
-"""Rows of every forward while sampling, and the most of one that reads prompts.
+SLOTS, LONG_SLOTS, PREFILL_SLOTS = 32, 8, 8
+"""Rows of every forward while sampling, after short prompts and after long ones, and the most of one that reads prompts.
 
-Another number would change the last bits of log-probabilities.
+Another number would change the last bits of log-probabilities. After a long prompt each row costs as much for itself:
+its keys and values are copied at each token.
 """
 PREFILL = 512
 """The most tokens of a forward that reads several prompts."""
@@ -117,7 +118,9 @@ class Sampler:
                 )
             by_width.setdefault(self.width(len(request.prompt)), []).append(index)
         parts = [
-            indices[start : start + SLOTS] for indices in by_width.values() for start in range(0, len(indices), SLOTS)
+            indices[start : start + slots_of(width)]
+            for width, indices in by_width.items()
+            for start in range(0, len(indices), slots_of(width))
         ]
         asked = [[requests[index] for index in part] for part in parts]
         completions: dict[int, SampledCompletion] = {}
@@ -138,11 +141,12 @@ class Sampler:
 
     @torch.inference_mode()
     def _slots(self, requests: Sequence[CompletionRequest]) -> list[SampledCompletion]:
-        """Completions for at most SLOTS prompts of one width.
+        """Completions for at most as many prompts of one width as it has slots.
 
         Copies of the first fill the slots; what follows a row's end is dropped.
         """
-        filled = [*requests, *[requests[0]] * (SLOTS - len(requests))]
+        slots = slots_of(self.width(len(requests[0].prompt)))
+        filled = [*requests, *[requests[0]] * (slots - len(requests))]
         limits = [min(request.max_tokens, self.base.positions - len(request.prompt)) for request in requests]
         uniform = np.stack([_uniforms(request.seed, request.index, max(limits)) for request in filled], axis=1)
         temperature = np.array([[request.temperature] for request in filled])
@@ -216,6 +220,11 @@ class Sampler:
         at = torch.arange(width + sampled, device=self._model.device)
         read = at[-1:] if sampled else at
         return {"attention_mask": (at >= pads).long(), "position_ids": (read - pads).clamp(min=0)}
+
+
+def slots_of(width: int) -> int:
+    """The rows of a forward that samples after prompts of this width."""
+    return SLOTS if width <= STEP else LONG_SLOTS
 
 
 def takes_padding(model: Any) -> bool:

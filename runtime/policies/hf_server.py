@@ -29,7 +29,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from algorithms.models.causal_lm import linear_layers
-from algorithms.models.sampling import SLOTS, CompletionRequest, SampledCompletion, Sampler, choose_one
+from algorithms.models.sampling import CompletionRequest, SampledCompletion, Sampler, choose_one, slots_of
 from events.errors import NotFound, UsageError, UserError
 from runtime.policies import hf
 from runtime.policies.client import KEY_VARIABLE, OWN_VERSION
@@ -276,7 +276,7 @@ def in_parts(rows: Sequence[Counter[int]], threads: int) -> list[list[int]]:
     filled: Counter[int] = Counter()
     for index in sorted(range(len(rows)), key=lambda index: max(rows[index], default=0)):
         filled += rows[index]
-        if not parts or sum(-(-count // SLOTS) for count in filled.values()) > threads:
+        if not parts or sum(-(-count // slots_of(width)) for width, count in filled.items()) > threads:
             parts.append([])
             filled = Counter(rows[index])
         parts[-1].append(index)
