@@ -22,7 +22,7 @@ from algorithms.models.choice_scores import ChoiceScores
 from events.errors import UsageError
 
 SLOTS, LONG_SLOTS, PREFILL_SLOTS = 32, 8, 8
-"""Rows of every forward while sampling, after short prompts and after long ones, and the most of one that reads prompts.
+"""Rows of every forward that samples after short prompts and after long ones, and the most of one that reads prompts.
 
 Another number would change the last bits of log-probabilities. After a long prompt each row costs as much for itself:
 its keys and values are copied at each token.
