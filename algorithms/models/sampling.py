@@ -21,14 +21,15 @@ from transformers import DynamicCache
 from algorithms.models.choice_scores import ChoiceScores
 from events.errors import UsageError
 
-SLOTS, LONG_SLOTS, PREFILL_SLOTS = 32, 8, 8
-"""Rows of every forward that samples after short prompts and after long ones, and the most of one that reads prompts.
+SLOTS, PREFILL_SLOTS = 32, 8
+"""Rows of every forward while sampling and while reading prompts.
 
-Another number would change the last bits of log-probabilities. After a long prompt each row costs as much for itself:
-its keys and values are copied at each token.
+Another number would change the last bits of log-probabilities.
 """
-PREFILL = 512
-"""The most tokens of a forward that reads several prompts."""
+LONG_SLOTS, PREFILL = 8, 512
+"""On a CPU, rows of a forward that samples after a long prompt, of which each costs as much for itself since its keys
+and values are copied at each token; and the most tokens of a forward that reads several prompts.
+"""
 STEP = 64
 """Longer prompts are padded to a multiple of this: few tasks have two of them of one length."""
 
@@ -95,6 +96,7 @@ class Sampler:
         torch.set_num_threads(1)
         self.base, self._model = base, model.eval().requires_grad_(False)
         self._pads = takes_padding(model)
+        self._cuda = next(model.parameters()).is_cuda
         self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
         self.scores = ChoiceScores(self._model, self._pool, base.positions)
 
@@ -118,9 +120,9 @@ class Sampler:
                 )
             by_width.setdefault(self.width(len(request.prompt)), []).append(index)
         parts = [
-            indices[start : start + slots_of(width)]
+            indices[start : start + self.slots(width)]
             for width, indices in by_width.items()
-            for start in range(0, len(indices), slots_of(width))
+            for start in range(0, len(indices), self.slots(width))
         ]
         asked = [[requests[index] for index in part] for part in parts]
         completions: dict[int, SampledCompletion] = {}
@@ -134,6 +136,10 @@ class Sampler:
             return length
         return min(-(-length // STEP) * STEP, self.base.positions)
 
+    def slots(self, width: int) -> int:
+        """The rows of a forward that samples after prompts of this width."""
+        return SLOTS if width <= STEP or self._cuda else LONG_SLOTS
+
     def next_log_probs(self, prompt: str) -> list[float]:
         """The natural log-probability (vocabulary,) of each token as the first after a prompt."""
         logits, _ = self._prefill([self.base.encode(prompt)])
@@ -145,7 +151,7 @@ class Sampler:
 
         Copies of the first fill the slots; what follows a row's end is dropped.
         """
-        slots = slots_of(self.width(len(requests[0].prompt)))
+        slots = self.slots(self.width(len(requests[0].prompt)))
         filled = [*requests, *[requests[0]] * (slots - len(requests))]
         limits = [min(request.max_tokens, self.base.positions - len(request.prompt)) for request in requests]
         uniform = np.stack([_uniforms(request.seed, request.index, max(limits)) for request in filled], axis=1)
@@ -189,7 +195,7 @@ class Sampler:
         """
         distinct = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
         width = self.width(len(prompts[0]))
-        slots = max(1, min(PREFILL_SLOTS, PREFILL // width))
+        slots = PREFILL_SLOTS if self._cuda else max(1, min(PREFILL_SLOTS, PREFILL // width))
         unread, outputs = list(distinct), []
         while unread:
             part, unread = unread[:slots], unread[slots:]
@@ -220,11 +226,6 @@ class Sampler:
         at = torch.arange(width + sampled, device=self._model.device)
         read = at[-1:] if sampled else at
         return {"attention_mask": (at >= pads).long(), "position_ids": (read - pads).clamp(min=0)}
-
-
-def slots_of(width: int) -> int:
-    """The rows of a forward that samples after prompts of this width."""
-    return SLOTS if width <= STEP else LONG_SLOTS
 
 
 def takes_padding(model: Any) -> bool:

@@ -29,7 +29,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from algorithms.models.causal_lm import linear_layers
-from algorithms.models.sampling import CompletionRequest, SampledCompletion, Sampler, choose_one, slots_of
+from algorithms.models.sampling import CompletionRequest, SampledCompletion, Sampler, choose_one
 from events.errors import NotFound, UsageError, UserError
 from runtime.policies import hf
 from runtime.policies.client import KEY_VARIABLE, OWN_VERSION
@@ -247,7 +247,7 @@ class HFEngine:
                 self._answer(inner, asking, partial(self._sampler.scores.after, inner))
             for inner, jobs in by_adapter.items():
                 rows = [Counter(self._sampler.width(len(request.prompt)) for request in job.asked) for job in jobs]
-                for part in in_parts(rows, self._threads):  # so that nobody waits for all
+                for part in in_parts(rows, self._threads, self._sampler.slots):  # so that nobody waits for all
                     self._answer(inner, [jobs[index] for index in part], self._sampler.sample)
             for job in batch:
                 if not isinstance(job, _Job | _ChoiceJob):
@@ -267,16 +267,17 @@ class HFEngine:
                     job.done.set_exception(wrong)
 
 
-def in_parts(rows: Sequence[Counter[int]], threads: int) -> list[list[int]]:
+def in_parts(rows: Sequence[Counter[int]], threads: int, slots: Callable[[int], int]) -> list[list[int]]:
     """Calls, by their indices, in parts that give each thread at most one forward, if it can be.
 
-    `rows` says how many prompts of each width a call has. Those of one width, which share forwards, come together.
+    `rows` says how many prompts of each width a call has, and `slots` how many of a width share a forward; those of one
+    width come together.
     """
     parts: list[list[int]] = []
     filled: Counter[int] = Counter()
     for index in sorted(range(len(rows)), key=lambda index: max(rows[index], default=0)):
         filled += rows[index]
-        if not parts or sum(-(-count // slots_of(width)) for width, count in filled.items()) > threads:
+        if not parts or sum(-(-count // slots(width)) for width, count in filled.items()) > threads:
             parts.append([])
             filled = Counter(rows[index])
         parts[-1].append(index)

@@ -386,6 +386,7 @@ def test_long_prompts_are_padded_to_share_forwards_and_sampled_as_if_they_were_n
     assert [sampler.width(length) for length in lengths] == (
         list(lengths) if name == "Bloom" else [3, 8, 8, 8, POSITIONS]  # Bloom takes no positions
     )
+    assert [sampler.slots(width) for width in (3, 4, 8)] == [32, 32, 8]
     together = sampler.sample(asks)
     for ask, said in zip(asks, together, strict=True):
         with torch.no_grad():

@@ -23,7 +23,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 
 from algorithms.demos import toys
 from algorithms.learning.batch import Rollout
-from algorithms.models.sampling import slots_of
 from algorithms.models.tiny_lm import TinyLM
 from events.errors import CheckFailed, Misconfigured, NotFound, NotHere, UsageError
 from runtime.blobs.directory import Blobs
@@ -150,11 +149,11 @@ def test_it_is_sampled_as_it_scores_and_the_same_in_any_company(base: Path, poli
 
 def test_calls_that_share_forwards_are_computed_together_and_none_waits_for_all() -> None:
     calls = [Counter({64: 8}), Counter({128: 8}), Counter({64: 24}), Counter({64: 1}), Counter({30: 200}), Counter()]
-    assert [slots_of(30), slots_of(64), slots_of(128)] == [32, 32, 8]
-    assert in_parts(calls, threads=2) == [[5], [4], [0, 2, 3], [1]]  # a call is never divided
-    assert in_parts(calls, threads=3) == [[5], [4], [0, 2, 3, 1]]
-    assert in_parts(calls, threads=1) == [[5], [4], [0, 2], [3], [1]]
-    assert in_parts([], threads=2) == []
+    slots = {30: 32, 64: 32, 128: 8}.__getitem__
+    assert in_parts(calls, 2, slots) == [[5], [4], [0, 2, 3], [1]]  # a call is never divided
+    assert in_parts(calls, 3, slots) == [[5], [4], [0, 2, 3, 1]]
+    assert in_parts(calls, 1, slots) == [[5], [4], [0, 2], [3], [1]]
+    assert in_parts([], 2, slots) == []
 
 
 CHOICES = ("7", "4", "a")
