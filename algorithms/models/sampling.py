@@ -229,12 +229,17 @@ class Sampler:
 
 
 def takes_padding(model: Any) -> bool:
-    """Whether a model can be told that tokens before a prompt do not count: where it keeps keys and values alone, and
-    takes positions.
+    """Whether a model can be told that tokens before a prompt do not count: where it keeps keys and values alone, takes
+    positions, and turns by none but each row's own (dynamic and long RoPE go by the batch's last).
     """
     own = model.get_base_model() if hasattr(model, "get_base_model") else model
     takes = inspect.signature(own.forward).parameters
-    return not getattr(own, "_is_stateful", False) and {"attention_mask", "position_ids"} <= set(takes)
+    rope = str(getattr(own.config.get_text_config(), "rope_parameters", None))
+    return (
+        not getattr(own, "_is_stateful", False)
+        and {"attention_mask", "position_ids"} <= set(takes)
+        and not any(kind in rope for kind in ("dynamic", "longrope"))
+    )
 
 
 def choose_one(logits: np.ndarray, seed: int, index: int, temperature: float) -> int:

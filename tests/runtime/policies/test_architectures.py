@@ -369,6 +369,14 @@ def test_it_is_sampled_as_it_scores(name: str) -> None:
         )
 
 
+@pytest.mark.parametrize("kind", ["default", "dynamic"])
+def test_a_model_whose_positions_depend_on_its_company_is_not_padded(kind: str) -> None:
+    how = {"rope_theta": 1e4, "rope_type": kind, "factor": 2.0}
+    model = Qwen3ForCausalLM(Qwen3Config(vocab_size=VOCABULARY, max_position_embeddings=16, rope_parameters=how, **GQA))
+    words: Any = SimpleNamespace(**{**vars(WORDS), "positions": 256})
+    assert Sampler(words, model).width(65) == (65 if kind == "dynamic" else 128)
+
+
 @pytest.mark.parametrize("name", few(SHAPES, *QUICK))
 def test_long_prompts_are_padded_to_share_forwards_and_sampled_as_if_they_were_not(
     name: str, monkeypatch: pytest.MonkeyPatch
