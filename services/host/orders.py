@@ -174,10 +174,10 @@ def services_up(
     owner_alone()
     started = StartedServices(not node.alive())
     with _ended_by(signal.SIGTERM, signal.SIGHUP):
-        if started.is_owner:
-            with starting("starting the services"):
-                start_detached(node.directory)
         try:
+            if started.is_owner:
+                with starting("starting the services"):
+                    start_detached(node.directory)
             yield started
         except (KeyboardInterrupt, BrokenPipeError, SystemExit):
             started.interrupted = True

@@ -476,21 +476,28 @@ def start_detached(
     log = node.log_folder / "up.log"
     log.touch()
     log_size = log.stat().st_size
-    child = os.posix_spawn(
-        sys.executable,
-        [sys.executable, "-P", "-m", module, "up", "--dir", str(node.directory), *arguments],
-        with_root(os.environ),
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_APPEND, 0),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-        ],
-        setsid=True,
-    )
+    child: int | None = None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
     try:
+        try:
+            child = os.posix_spawn(
+                sys.executable,
+                [sys.executable, "-P", "-m", module, "up", "--dir", str(node.directory), *arguments],
+                with_root(os.environ),
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_APPEND, 0),
+                    (os.POSIX_SPAWN_DUP2, 1, 2),
+                ],
+                setsid=True,
+                setsigmask=mask,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # raises what came meanwhile, now that `child` is known
         _wait_until_up(node, child, limit, log, log_size)
     except (KeyboardInterrupt, SystemExit):
-        _end_child(child)
+        if child is not None:
+            _end_child(child)
         raise
 
 

@@ -1,9 +1,10 @@
 """What an order needs of this host and of the services that are up."""
 
 import asyncio
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -19,9 +20,9 @@ from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import Stored
 from runtime.run.order import RunOrder, Search
 from runtime.status import Status
-from services.host import orders
+from services.host import orders, supervisor
 from services.host.node import Node, Running
-from services.host.orders import check, check_agent, check_levers
+from services.host.orders import check, check_agent, check_levers, services_up
 from services.host.statuses import StatusBoard
 from services.host.supervisor import service_environment
 from tasks.loading import load
@@ -40,6 +41,21 @@ def test_services_that_are_up_without_a_key_are_named(monkeypatch: pytest.Monkey
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-test")
     check_agent(order, None)
     assert "ANTHROPIC_API_KEY" in service_environment(os.environ)
+
+
+def test_ctrl_c_as_the_services_have_just_come_up_stops_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(supervisor, "start_detached", lambda directory: done.append("started"))
+    monkeypatch.setattr(supervisor, "halt", lambda directory: done.append("halted"))
+
+    @contextlib.contextmanager
+    def starting(words: str) -> Iterator[None]:
+        yield
+        raise KeyboardInterrupt  # while the display of the start is taken away
+
+    with pytest.raises(KeyboardInterrupt), services_up(Node(tmp_path), done.append, starting):
+        done.append("used")
+    assert done == ["started", "evolog: stopping the services; Ctrl-C again kills them.", "halted"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -27,6 +28,7 @@ from tests.harness.polling import PATIENCE, wait_until
 SERVICE = """
 import os, signal, sys, time
 from pathlib import Path
+from typing import Any
 from services.host.main import notify_ready
 name, directory, index = sys.argv[1], Path(sys.argv[3]), sys.argv[5]
 if name == os.environ.get("EVOLOG_TEST_MISCONFIGURED") and not (directory / "mended").exists():
@@ -51,6 +53,7 @@ while True:
 COMMAND = """
 import asyncio, os, sys
 from pathlib import Path
+from typing import Any
 from events.errors import UserError
 from services.host import supervisor
 supervisor.GRACE = 0.3
@@ -346,6 +349,22 @@ def test_two_that_are_started_at_once_end_up_as_one(node: Node) -> None:
     assert node.alive()
     time.sleep(0.6)  # longer than one that waits for the lock would
     assert said(node).count("evolog is up") == 1
+
+
+def test_ctrl_c_at_the_moment_of_the_start_leaves_nothing_behind(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    spawn, children = os.posix_spawn, list[int]()
+
+    def interrupted(*command: Any, **how: Any) -> int:
+        children.append(spawn(*command, **how))
+        os.kill(os.getpid(), signal.SIGINT)
+        return children[0]
+
+    monkeypatch.setattr(os, "posix_spawn", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        start_detached(node.directory, module="stand_in_command")
+    with pytest.raises(ChildProcessError):
+        os.waitpid(children[0], os.WNOHANG)
+    assert node.holder() is None
 
 
 def test_the_last_words_of_one_that_does_not_start_are_the_error(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
