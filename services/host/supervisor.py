@@ -11,8 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -477,9 +478,8 @@ def start_detached(
     log.touch()
     log_size = log.stat().st_size
     child: int | None = None
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
     try:
-        try:
+        with _held_back(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # until `child` is known
             child = os.posix_spawn(
                 sys.executable,
                 [sys.executable, "-P", "-m", module, "up", "--dir", str(node.directory), *arguments],
@@ -490,10 +490,7 @@ def start_detached(
                     (os.POSIX_SPAWN_DUP2, 1, 2),
                 ],
                 setsid=True,
-                setsigmask=mask,
             )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # raises what came meanwhile, now that `child` is known
         _wait_until_up(node, child, limit, log, log_size)
     except (KeyboardInterrupt, SystemExit):
         if child is not None:
@@ -501,20 +498,40 @@ def start_detached(
         raise
 
 
+@contextlib.contextmanager
+def _held_back(*numbers: signal.Signals) -> Iterator[None]:
+    """Let the handlers of these signals be called at the end of the context, and not before.
+
+    Not by a mask: a signal goes to any thread that takes it, and its handler is called in the main one all the same.
+    """
+    came: list[int] = []
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # handlers are called in no other
+        before = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
+    for number in before:
+        signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for again in came:
+            signal.raise_signal(signal.Signals(again))
+
+
 def _end_child(child: int) -> None:
     """End a supervisor that is starting: in good order, and by force where that takes long or is interrupted."""
-    limit = time.monotonic() + HALT_LIMIT
+    limit, ended = time.monotonic() + HALT_LIMIT, False
     try:
         os.kill(child, signal.SIGTERM)
-        while time.monotonic() < limit:
-            if os.waitpid(child, os.WNOHANG)[0]:
-                return
+        while not (ended := bool(os.waitpid(child, os.WNOHANG)[0])) and time.monotonic() < limit:
             time.sleep(0.02)
-    except ChildProcessError:
-        return
+    except (ChildProcessError, ProcessLookupError):  # it was found to have ended before
+        ended = True
     finally:
-        with contextlib.suppress(ProcessLookupError):
+        if not ended:
             os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
 
 
 def _wait_until_up(node: Node, child: int, limit: float, log: Path, log_size: int) -> None:
