@@ -113,7 +113,7 @@ class ChoiceScores:
         for part in parts:
             states = [read[place].state for place, _ in part]
             with torch.inference_mode():
-                logits = logits_after(self._model, self._output, torch.stack(_filled(states, FORWARD))).float()
+                logits = logits_after(self._model, self._output, torch.stack(filled(states, FORWARD))).float()
                 totals = torch.logsumexp(logits, 1).tolist()
             scores += [
                 logits[row, list(tokens)].double().cpu().numpy() - totals[row] for row, (_, tokens) in enumerate(part)
@@ -147,7 +147,7 @@ class ChoiceScores:
         """What becomes of blocks that have as many tokens before them; copies of the first fill the rows."""
         start = part[0].start
         width = min(part[0].width, self._positions - start)
-        rows = _filled(part, FORWARD // part[0].width)
+        rows = filled(part, FORWARD // part[0].width)
         new = [place.tokens[start:] for place in rows]
         ids = torch.tensor([[*tokens, *[0] * (width - len(tokens))] for tokens in new], device=self._model.device)
         cache = DynamicCache()  # of every position, also where a layer looks back through a window
@@ -200,5 +200,6 @@ def _is_whole(layer: Any) -> bool:
     return isinstance(getattr(layer, "keys", None), torch.Tensor)
 
 
-def _filled(values: Sequence[Any], count: int) -> list[Any]:
+def filled(values: Sequence[Any], count: int) -> list[Any]:
+    """As many as `count` values: these, and copies of the first."""
     return [*values, *[values[0]] * (count - len(values))]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from algorithms.models.choice_scores import ChoiceScores
+from algorithms.models.choice_scores import ChoiceScores, filled
 from events.errors import UsageError
 
 SLOTS, PREFILL_SLOTS = 32, 8
@@ -152,11 +152,11 @@ class Sampler:
         Copies of the first fill the slots; what follows a row's end is dropped.
         """
         slots = self.slots(self.width(len(requests[0].prompt)))
-        filled = [*requests, *[requests[0]] * (slots - len(requests))]
+        rows = filled(requests, slots)
         limits = [min(request.max_tokens, self.base.positions - len(request.prompt)) for request in requests]
-        uniform = np.stack([_uniforms(request.seed, request.index, max(limits)) for request in filled], axis=1)
-        temperature = np.array([[request.temperature] for request in filled])
-        prompts = [request.prompt for request in filled]
+        uniform = np.stack([_uniforms(request.seed, request.index, max(limits)) for request in rows], axis=1)
+        temperature = np.array([[request.temperature] for request in rows])
+        prompts = [request.prompt for request in rows]
         logits, cache = self._prefill(prompts)
         tokens: list[np.ndarray] = []
         logprobs: list[np.ndarray] = []
@@ -198,8 +198,7 @@ class Sampler:
         slots = PREFILL_SLOTS if self._cuda else max(1, min(PREFILL_SLOTS, PREFILL // width))
         unread, outputs = list(distinct), []
         while unread:
-            part, unread = unread[:slots], unread[slots:]
-            part += [part[0]] * (slots - len(part))
+            part, unread = filled(unread[:slots], slots), unread[slots:]
             ids = torch.tensor([[*[0] * (width - len(each)), *each] for each in part], device=self._model.device)
             whole = DynamicCache()  # of every position, also where a layer looks back through a window
             how = {"past_key_values": whole, "use_cache": True, "logits_to_keep": 1}

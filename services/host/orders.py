@@ -6,7 +6,6 @@ import os
 import select
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
@@ -34,6 +33,7 @@ from services.host.capabilities import WORDS, missing_capabilities
 from services.host.closings import kept_closing
 from services.host.context import operator
 from services.host.node import Node, Running, is_on_this_host, owner_alone
+from services.host.signals import handled_by
 from services.host.sources import fact_of, find_run, list_log
 from services.host.statuses import StatusBoard
 from tasks.loading import Task, hidden_folder
@@ -173,7 +173,7 @@ def services_up(
 
     owner_alone()
     started = StartedServices(not node.alive())
-    with _ended_by(signal.SIGTERM, signal.SIGHUP):
+    with handled_by(_end, signal.SIGTERM, signal.SIGHUP):
         try:
             if started.is_owner:
                 with starting("starting the services"):
@@ -202,26 +202,10 @@ def services_up(
                         stop(node.directory)
 
 
-@contextlib.contextmanager
-def _ended_by(*numbers: signal.Signals) -> Iterator[None]:
-    """Let these signals end the context as `sys.exit` does, with the code that shells give to their victims. One that
-    is ignored, as SIGHUP under `nohup`, stays so.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(number: int, frame: object) -> None:
-        del frame
-        sys.exit(128 + number)
-
-    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, end) for number in heard}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _end(number: int, frame: object) -> None:
+    """End as `sys.exit` does, with the code that shells give to a signal's victims."""
+    del frame
+    sys.exit(128 + number)
 
 
 async def _unfinished(node: Node) -> list[str]:

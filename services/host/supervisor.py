@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -41,6 +40,7 @@ from services.host.settings import (
     start_attempts,
     trainer_back_end,
 )
+from services.host.signals import handled_by
 from services.host.work_folder import remove_left_over
 
 UNFIT = (Misconfigured.code, 77)
@@ -505,18 +505,12 @@ def _held_back(*numbers: signal.Signals) -> Iterator[None]:
     Not by a mask: a signal goes to any thread that takes it, and its handler is called in the main one all the same.
     """
     came: list[int] = []
-    before = {}
-    if threading.current_thread() is threading.main_thread():  # handlers are called in no other
-        before = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
-    for number in before:
-        signal.signal(number, lambda number, frame: came.append(number))
     try:
-        yield
+        with handled_by(lambda number, frame: came.append(number), *numbers):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for again in came:
-            signal.raise_signal(signal.Signals(again))
+        for number in came:
+            signal.raise_signal(signal.Signals(number))
 
 
 def _end_child(child: int) -> None:

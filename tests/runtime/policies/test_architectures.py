@@ -72,9 +72,13 @@ def trained(model: Any, **how: Any) -> CausalTrainee:
 
 def own(model: Any, rollout: Rollout) -> torch.Tensor:
     """Natural log-probabilities (T, V) of what stands at each token's place, from all logits of the model itself."""
-    prompt = PROMPTS[rollout.prompt]
+    return own_after(model, PROMPTS[rollout.prompt], rollout.tokens)
+
+
+def own_after(model: Any, prompt: tuple[int, ...], tokens: tuple[int, ...]) -> torch.Tensor:
+    """The same of tokens after a prompt."""
     with torch.no_grad():
-        logits = model(torch.tensor([[*prompt, *rollout.tokens]])).logits[0, len(prompt) - 1 : -1]
+        logits = model(torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1]
     return torch.log_softmax(logits.float(), 1)
 
 
@@ -397,10 +401,8 @@ def test_long_prompts_are_padded_to_share_forwards_and_sampled_as_if_they_were_n
     assert [sampler.slots(width) for width in (3, 4, 8)] == [32, 32, 8]
     together = sampler.sample(asks)
     for ask, said in zip(asks, together, strict=True):
-        with torch.no_grad():
-            logs = torch.log_softmax(model(torch.tensor([[*ask.prompt, *said.tokens]])).logits[0].double(), 1)
-        places = range(len(ask.prompt) - 1, len(ask.prompt) + len(said.tokens) - 1)
-        expected = [float(logs[place, token]) for place, token in zip(places, said.tokens, strict=True)]
+        logs = own_after(model, ask.prompt, said.tokens)
+        expected = logs.gather(1, torch.tensor(said.tokens)[:, None])[:, 0].tolist()
         assert said.logprobs == pytest.approx(expected, abs=1e-4)
         assert sampler.sample([ask])[0] == said or name in VARYING
     assert len(together[-1].tokens) <= 3
